@@ -1,1 +1,6 @@
-//! Soon.
+//! What the load comparison is made of: peers (processes under test), an open-loop load, the accounting of their CPU time
+//! and memory, and the report. The micro-benchmarks stand in `benches/`.
+
+pub mod load;
+pub mod process;
+pub mod statistics;
