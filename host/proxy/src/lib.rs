@@ -1,1 +1,3 @@
-//! Soon.
+//! The edge proxy behind the `portcullis` command.
+
+pub mod policy;

@@ -1,0 +1,252 @@
+//! `filters`: the chain of controls, in the order in which requests pass them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cluster::Cluster;
+use super::limits::{CALLBACK_TIME, CONFIGURE_TIME, MEMORY_BYTES};
+use super::module::WasmModule;
+use super::node::Node;
+use super::place::{Place, Problem};
+use super::reader::Field;
+use super::scalar;
+
+/// One filter of the chain: a module and how it is run. Its configurations stand in its [`FilterInstance`]s.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Unique among the filters; also its `vm_id`, the scope of its shared data.
+    pub name: String,
+    /// The module.
+    pub module: WasmModule,
+    /// Which of a module's root contexts to start; empty for modules that have one.
+    pub root_id: String,
+    /// What happens to requests while no VM of it stands.
+    pub failure_policy: FailurePolicy,
+    /// What the operator bounded otherwise than by default.
+    pub limits: FilterLimits,
+    /// The clusters it may call.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// The filter's `module`.
+    pub place: Place,
+}
+
+/// What happens to requests while no VM of a filter stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// They are refused with 503.
+    Closed,
+    /// They pass unchecked. Never chosen by default, refused for controls that authenticate.
+    Open,
+}
+
+/// Bounds that a policy sets for one filter; `None` is the runtime's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilterLimits {
+    /// Linear memory of one VM, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU time of one stream callback.
+    pub callback_time: Option<Duration>,
+    /// CPU time of start and configure.
+    pub configure_time: Option<Duration>,
+}
+
+/// A filter with one configuration: what the runtime calls a plugin. Every filter has one instance for the routes that say nothing, and
+/// one more for each different configuration that a route writes.
+#[derive(Clone, Debug)]
+pub struct FilterInstance {
+    /// Index in [`Policy::instances`](super::Policy::instances).
+    pub index: u32,
+    /// The filter's name, or `FILTER@ROUTE` for a configuration that a route wrote.
+    pub name: String,
+    /// What is run.
+    pub filter: Arc<Filter>,
+    /// With what.
+    pub configuration: Configuration,
+}
+
+/// A plugin's configuration: any YAML, handed to the plugin as JSON.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Compact JSON; empty where the policy has no `configuration`.
+    pub json: Bytes,
+    tree: Option<Node>,
+    place: Place,
+}
+
+impl Configuration {
+    fn read(field: &Field<'_>) -> Option<Self> {
+        let node = field.node();
+        match node.value {
+            super::node::Value::Mapping(_) => {}
+            _ => {
+                field.refuse(format!("expected a mapping, found {}", node.kind()));
+                return None;
+            }
+        }
+        Some(Self {
+            json: Bytes::from(node.to_json().to_string()),
+            tree: Some(node.clone()),
+            place: field.place(),
+        })
+    }
+
+    fn absent(place: Place) -> Self {
+        Self {
+            json: Bytes::new(),
+            tree: None,
+            place,
+        }
+    }
+
+    /// Where the configuration stands, or the filter if it has none.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The place of a key below the configuration, as a plugin names it: `issuers[0].jwks`. Where the key is absent, the deepest part that is
+    /// there.
+    #[must_use]
+    pub fn place_of(&self, path: &str) -> Place {
+        let mut place = self.place.clone();
+        if path.is_empty() {
+            return place;
+        }
+        if let Some(line) = self.tree.as_ref().and_then(|tree| tree.line_of(path)) {
+            place.line = line;
+        }
+        place.key = format!("{}.{path}", place.key).into();
+        place
+    }
+
+    /// The configuration as JSON, for showing.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        self.tree
+            .as_ref()
+            .map_or(serde_json::Value::Null, Node::to_json)
+    }
+}
+
+const KEYS: &[&str] = &[
+    "name",
+    "module",
+    "sha256",
+    "root_id",
+    "failure_policy",
+    "configuration",
+    "limits",
+    "clusters",
+];
+const LIMIT_KEYS: &[&str] = &["memory", "callback_time", "configure_time"];
+
+pub(super) fn read(
+    field: &Field<'_>,
+    clusters: &[Arc<Cluster>],
+    cluster_names: &[&str],
+) -> Option<(Filter, Configuration)> {
+    let section = field.section(KEYS)?;
+    let name = section
+        .required("name")
+        .and_then(|field| field.parse(scalar::name));
+    let module = WasmModule::from_section(&section);
+    let root_id = match section.optional("root_id") {
+        Some(field) => field.string().map(str::to_owned),
+        None => Some(String::new()),
+    };
+    let failure_policy = match section.optional("failure_policy") {
+        Some(field) => field.parse(|text| match text {
+            "closed" => Ok(FailurePolicy::Closed),
+            "open" if module.as_ref().is_some_and(|module| module.authenticates) => {
+                Err("`open` would let everybody in: this control authenticates, only `closed` is possible".into())
+            }
+            "open" => Ok(FailurePolicy::Open),
+            _ => Err(format!("`{text}` is not a failure policy, it may be `closed` or `open`")),
+        }),
+        None => Some(FailurePolicy::Closed),
+    };
+    let configuration = match section.optional("configuration") {
+        Some(field) => Configuration::read(field),
+        None => Some(Configuration::absent(field.place())),
+    };
+    let limits = match section.optional("limits") {
+        Some(field) => read_limits(field),
+        None => Some(FilterLimits::default()),
+    };
+    let mut callable = Vec::new();
+    for item in section.list("clusters") {
+        let Some(name) = item.string() else { continue };
+        match clusters.iter().find(|cluster| cluster.name == name) {
+            Some(cluster) => callable.push(Arc::clone(cluster)),
+            None if cluster_names.contains(&name) => {} // its own problem is already noted
+            None => item.refuse(format!("there is no cluster `{name}`")),
+        }
+    }
+    let filter = Filter {
+        name: name?,
+        module: module?,
+        root_id: root_id?,
+        failure_policy: failure_policy?,
+        limits: limits?,
+        clusters: callable,
+        place: section.required("module")?.place(),
+    };
+    Some((filter, configuration?))
+}
+
+fn read_limits(field: &Field<'_>) -> Option<FilterLimits> {
+    let section = field.section(LIMIT_KEYS)?;
+    let duration =
+        |key: &str, bounds: std::ops::RangeInclusive<Duration>| match section.optional(key) {
+            Some(field) => field.duration(bounds).map(Some),
+            None => Some(None),
+        };
+    let memory_bytes = match section.optional("memory") {
+        Some(field) => field.bytes(MEMORY_BYTES).map(Some),
+        None => Some(None),
+    };
+    let callback_time = duration("callback_time", CALLBACK_TIME);
+    let configure_time = duration("configure_time", CONFIGURE_TIME);
+    Some(FilterLimits {
+        memory_bytes: memory_bytes?,
+        callback_time: callback_time?,
+        configure_time: configure_time?,
+    })
+}
+
+/// What a route says about a filter.
+pub(super) enum Override {
+    /// It does not run there.
+    Off,
+    /// It runs with another configuration, which replaces the filter's own whole.
+    Configured(Configuration),
+}
+
+pub(super) fn read_override(field: &Field<'_>) -> Option<Override> {
+    if field.is_off() {
+        return Some(Override::Off);
+    }
+    if !matches!(field.node().value, super::node::Value::Mapping(_)) {
+        field.refuse("expected `off` or a mapping with `configuration`");
+        return None;
+    }
+    let section = field.section(&["configuration"])?;
+    let configuration = section.required("configuration")?;
+    Configuration::read(configuration).map(Override::Configured)
+}
+
+impl Filter {
+    /// What deserves a second look.
+    pub(super) fn warnings(&self) -> Vec<Problem> {
+        let open = self.failure_policy == FailurePolicy::Open;
+        open.then(|| {
+            self.place.problem(
+                "failure_policy is open: requests pass unchecked while the control is down",
+            )
+        })
+        .into_iter()
+        .collect()
+    }
+}

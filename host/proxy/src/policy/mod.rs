@@ -1,0 +1,469 @@
+//! The policy file: what an operator writes, parsed into types that cannot be wrong.
+//!
+//! Reading never stops at the first fault: [`Policy::load`] gives a policy, or every problem as `file:line: key: reason`. All that can be
+//! checked without running a module or binding a port is checked here: names, references, addresses, bounds, certificates against their
+//! keys, modules against their digests. What is known to be risky but allowed is a warning.
+//!
+//! Keys use Envoy's words where Envoy has one. The whole file, each key once, stands in `docs/policies/` as examples.
+
+mod cluster;
+mod filter;
+mod limits;
+mod listener;
+mod module;
+mod node;
+mod pem;
+mod place;
+mod reader;
+mod route;
+mod scalar;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
+pub use filter::{Configuration, FailurePolicy, Filter, FilterInstance, FilterLimits};
+pub use listener::{DownstreamTls, Listener, TlsVersion};
+pub use module::{ModuleSource, WasmModule};
+pub use pem::TrustedCertificates;
+pub use place::{Place, PolicyErrors, Problem};
+pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
+pub use scalar::{Endpoint, EndpointHost};
+
+use filter::Override;
+use node::Node;
+use reader::{Field, Reader, Section};
+
+/// A policy, complete and consistent.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The file as the operator named it.
+    pub file: Arc<Path>,
+    /// At least one; no two overlap.
+    pub listeners: Vec<Listener>,
+    /// Unique names.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// In the order in which requests pass them; unique names.
+    pub filters: Vec<Arc<Filter>>,
+    /// Every configured filter that some route runs: one plugin per worker each.
+    pub instances: Vec<Arc<FilterInstance>>,
+    /// At least one, in the file's order.
+    pub routes: Vec<Arc<Route>>,
+    /// The same routes as they are looked up.
+    pub table: RouteTable,
+    /// The admin listener, if any.
+    pub admin: Option<Admin>,
+    /// One JSON line a request.
+    pub access_log: AccessLog,
+    /// Worker threads; the number of CPUs if absent.
+    pub workers: Option<NonZeroUsize>,
+    /// How long a draining process waits for requests in flight; default 30 s.
+    pub drain_timeout: Duration,
+    /// What deserves a second look, in the file's order.
+    pub warnings: Vec<Problem>,
+}
+
+/// Where `/ready`, `/metrics` and `/policy` are served.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// A loopback address.
+    pub address: SocketAddr,
+    /// The `address` key.
+    pub place: Place,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere; the default.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file; absolute path.
+    File(PathBuf),
+}
+
+const KEYS: &[&str] = &[
+    "listeners",
+    "clusters",
+    "filters",
+    "routes",
+    "admin",
+    "access_log",
+    "workers",
+    "drain_timeout",
+];
+const ROUTE_KEYS: &[&str] = &["name", "host", "prefix", "cluster", "filters"];
+
+impl Policy {
+    /// Reads and checks the policy at `path`, and every file it names.
+    ///
+    /// # Errors
+    ///
+    /// Every problem of the file, in its order.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, PolicyErrors> {
+        let path = path.as_ref();
+        let whole = Place {
+            file: path.into(),
+            line: 1,
+            key: "policy".into(),
+        };
+        let bytes = reader::read_file(path, limits::POLICY_BYTES_MAX)
+            .map_err(|reason| whole.problem(reason))?;
+        let text = String::from_utf8(bytes).map_err(|_| whole.problem("not UTF-8"))?;
+        let absolute =
+            std::path::absolute(path).map_err(|error| whole.problem(reader::describe(&error)))?;
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(path, folder, &text)
+    }
+
+    /// Checks the policy in `text`; `file` is its name in messages, `folder` (absolute) is where relative paths start.
+    ///
+    /// # Errors
+    ///
+    /// Every problem of the text, in its order.
+    pub fn parse(file: &Path, folder: &Path, text: &str) -> Result<Self, PolicyErrors> {
+        let reader = Reader::new(file.into(), folder.to_owned());
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+        };
+        let tree = match serde_saphyr::from_str_with_options::<Node>(text, options) {
+            Ok(tree) => tree,
+            Err(error) => {
+                let line = error
+                    .location()
+                    .map_or(1, |location| location.line())
+                    .max(1);
+                let reason = error.without_snippet().to_string();
+                return Err(reader
+                    .place(line, "")
+                    .problem(syntax_reason(&reason))
+                    .into());
+            }
+        };
+        let policy = reader
+            .root(&tree)
+            .section(KEYS)
+            .and_then(|section| read(&reader, &section));
+        match (policy, reader.into_problems()) {
+            (Some(policy), problems) if problems.is_empty() => Ok(policy),
+            (_, problems) => Err(PolicyErrors(problems)),
+        }
+    }
+}
+
+/// The parser's message on one line, without the position that stands before it already.
+fn syntax_reason(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split(" at line ").next().unwrap_or(line);
+    format!("not YAML: {}", line.trim_end_matches('.'))
+}
+
+fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
+    let listener_fields = required_list(section, "listeners");
+    let listeners = all(&listener_fields, listener::read);
+    let admin = match section.optional("admin") {
+        Some(field) => read_admin(field).map(Some),
+        None => Some(None),
+    };
+    let bound = listeners
+        .iter()
+        .flatten()
+        .map(|it| (it.address, it.place.clone()));
+    let bound = bound.chain(
+        admin
+            .iter()
+            .flatten()
+            .map(|it| (it.address, it.place.clone())),
+    );
+    listener::refuse_overlaps(&bound.collect::<Vec<_>>(), |problem| reader.refuse(problem));
+
+    let cluster_fields = section.list("clusters");
+    let clusters = all(&cluster_fields, |field| cluster::read(field).map(Arc::new));
+    let cluster_names = names(&cluster_fields);
+    let known_clusters: Vec<_> = clusters.iter().flatten().cloned().collect();
+
+    let filter_fields = section.list("filters");
+    let filters = all(&filter_fields, |field| {
+        let (filter, configuration) = filter::read(field, &known_clusters, &cluster_names)?;
+        Some((Arc::new(filter), configuration))
+    });
+    for fields in [&listener_fields, &cluster_fields, &filter_fields] {
+        refuse_duplicates(fields);
+    }
+
+    let route_fields = required_list(section, "routes");
+    refuse_duplicates(&route_fields);
+    let filter_names = names(&filter_fields);
+    let route_parts = all(&route_fields, |field| {
+        read_route(field, &known_clusters, &cluster_names, &filter_names)
+    });
+
+    let access_log = match section.optional("access_log") {
+        None => Some(AccessLog::Off),
+        Some(field) if field.is_off() => Some(AccessLog::Off),
+        Some(field) if field.string() == Some("stdout") => Some(AccessLog::Stdout),
+        Some(field) => field.path().map(AccessLog::File),
+    };
+    let workers = match section.optional("workers") {
+        None => Some(None),
+        Some(field) => field
+            .integer(limits::WORKERS)
+            .map(|n| usize::try_from(n).ok().and_then(NonZeroUsize::new)),
+    };
+    let drain_timeout = match section.optional("drain_timeout") {
+        None => Some(Duration::from_secs(30)),
+        Some(field) => field.duration(limits::TIMEOUT),
+    };
+
+    let (filters, configurations): (Vec<_>, Vec<_>) = complete(filters)?.into_iter().unzip();
+    let (instances, routes) = chains(&filters, configurations, complete(route_parts)?);
+    refuse_equal_matches(reader, &routes);
+    let mut policy = Policy {
+        file: section.field().place().file,
+        listeners: complete(listeners)?,
+        clusters: complete(clusters)?,
+        filters,
+        instances,
+        table: RouteTable::new(&routes),
+        routes,
+        admin: admin?,
+        access_log: access_log?,
+        workers: workers?,
+        drain_timeout: drain_timeout?,
+        warnings: Vec::new(),
+    };
+    policy.warnings = policy.find_warnings();
+    Some(policy)
+}
+
+fn read_admin(field: &Field<'_>) -> Option<Admin> {
+    let section = field.section(&["address"])?;
+    let field = section.required("address")?;
+    let address = field.parse(scalar::socket_address)?;
+    if !address.ip().is_loopback() {
+        field.refuse(format!(
+            "{address} is not a loopback address: admin answers anyone who can reach it"
+        ));
+        return None;
+    }
+    Some(Admin {
+        address,
+        place: field.place(),
+    })
+}
+
+/// A route before its chain is known.
+struct RouteParts {
+    name: String,
+    host: HostPattern,
+    prefix: PathPrefix,
+    cluster: Arc<Cluster>,
+    overrides: Vec<(String, Override)>,
+    place: Place,
+}
+
+fn read_route(
+    field: &Field<'_>,
+    clusters: &[Arc<Cluster>],
+    cluster_names: &[&str],
+    filter_names: &[&str],
+) -> Option<RouteParts> {
+    let section = field.section(ROUTE_KEYS)?;
+    let name = section
+        .required("name")
+        .and_then(|field| field.parse(scalar::name));
+    let host = match section.optional("host") {
+        Some(field) => field.parse(route::host),
+        None => Some(HostPattern::Any),
+    };
+    let prefix = match section.optional("prefix") {
+        Some(field) => field.parse(route::prefix),
+        None => route::prefix("/").ok(),
+    };
+    let cluster = section.required("cluster").and_then(|field| {
+        let name = field.string()?;
+        let found = clusters.iter().find(|cluster| cluster.name == name);
+        if found.is_none() && !cluster_names.contains(&name) {
+            field.refuse(format!("there is no cluster `{name}`"));
+        }
+        found.cloned()
+    });
+    let members = section
+        .optional("filters")
+        .map(Field::members)
+        .unwrap_or_default();
+    let overrides = members.iter().map(|(filter, field)| {
+        if !filter_names.contains(filter) {
+            field.refuse(format!("there is no filter `{filter}`"));
+            return None;
+        }
+        Some(((*filter).to_owned(), filter::read_override(field)?))
+    });
+    let overrides: Vec<_> = overrides.collect();
+    Some(RouteParts {
+        name: name?,
+        host: host?,
+        prefix: prefix?,
+        cluster: cluster?,
+        overrides: complete(overrides)?,
+        place: field.place(),
+    })
+}
+
+/// Builds every route's chain, and an instance for each filter and each configuration of it that a route wrote.
+fn chains(
+    filters: &[Arc<Filter>],
+    configurations: Vec<Configuration>,
+    parts: Vec<RouteParts>,
+) -> (Vec<Arc<FilterInstance>>, Vec<Arc<Route>>) {
+    let mut instances: Vec<Arc<FilterInstance>> = Vec::new();
+    let mut add = |name: String, filter: &Arc<Filter>, configuration: Configuration| {
+        let same = |it: &&Arc<FilterInstance>| {
+            it.filter.name == filter.name && it.configuration.json == configuration.json
+        };
+        if let Some(instance) = instances.iter().find(same) {
+            return Arc::clone(instance);
+        }
+        let instance = Arc::new(FilterInstance {
+            index: u32::try_from(instances.len()).unwrap_or(u32::MAX),
+            name,
+            filter: Arc::clone(filter),
+            configuration,
+        });
+        instances.push(Arc::clone(&instance));
+        instance
+    };
+    let base = filters
+        .iter()
+        .zip(configurations)
+        .map(|(filter, configuration)| {
+            let instance = add(filter.name.clone(), filter, configuration);
+            (Arc::clone(filter), instance)
+        });
+    let base: Vec<_> = base.collect();
+    let mut routes = Vec::new();
+    for part in parts {
+        let mut chain = Vec::new();
+        let mut off = Vec::new();
+        for (filter, instance) in &base {
+            match part.overrides.iter().find(|(name, _)| *name == filter.name) {
+                None => chain.push(Arc::clone(instance)),
+                Some((_, Override::Off)) => off.push(Arc::clone(filter)),
+                Some((_, Override::Configured(configuration))) => {
+                    let name = format!("{}@{}", filter.name, part.name);
+                    chain.push(add(name, filter, configuration.clone()));
+                }
+            }
+        }
+        routes.push(Arc::new(Route {
+            name: part.name,
+            host: part.host,
+            prefix: part.prefix,
+            cluster: part.cluster,
+            chain,
+            off,
+            place: part.place,
+        }));
+    }
+    (instances, routes)
+}
+
+/// The items of a list that must hold at least one.
+fn required_list<'r>(section: &Section<'r>, key: &str) -> Vec<Field<'r>> {
+    let Some(field) = section.required(key) else {
+        return Vec::new();
+    };
+    let items = field.items();
+    if matches!(&field.node().value, node::Value::Sequence(items) if items.is_empty()) {
+        field.refuse("at least one is needed");
+    }
+    items
+}
+
+fn all<'r, T>(fields: &[Field<'r>], read: impl Fn(&Field<'r>) -> Option<T>) -> Vec<Option<T>> {
+    fields.iter().map(read).collect()
+}
+
+fn complete<T>(items: Vec<Option<T>>) -> Option<Vec<T>> {
+    items.into_iter().collect()
+}
+
+/// The names that items claim, whether or not the items are otherwise right.
+fn names<'r>(fields: &[Field<'r>]) -> Vec<&'r str> {
+    fields
+        .iter()
+        .filter_map(|field| Some(field.name()?.0))
+        .collect()
+}
+
+fn refuse_duplicates(fields: &[Field<'_>]) {
+    let named: Vec<_> = fields.iter().filter_map(Field::name).collect();
+    for (index, (name, field)) in named.iter().enumerate() {
+        if let Some((_, first)) = named.iter().take(index).find(|(other, _)| other == name) {
+            field.refuse(format!(
+                "`{name}` is already the name of the one on line {}",
+                first.place().line
+            ));
+        }
+    }
+}
+
+/// Two routes for the same requests: one of them would never be taken.
+fn refuse_equal_matches(reader: &Reader, routes: &[Arc<Route>]) {
+    for (index, route) in routes.iter().enumerate() {
+        let same = |other: &&Arc<Route>| other.host == route.host && other.prefix == route.prefix;
+        if let Some(first) = routes.iter().take(index).find(same) {
+            let reason = format!(
+                "matches the same requests as `{}` on line {}",
+                first.name, first.place.line
+            );
+            reader.refuse(route.place.problem(reason));
+        }
+    }
+}
+
+impl Policy {
+    fn find_warnings(&self) -> Vec<Problem> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now
+            .ok()
+            .and_then(|since| i64::try_from(since.as_secs()).ok())
+            .unwrap_or(0);
+        let mut warnings: Vec<_> = self
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.warnings(now))
+            .collect();
+        warnings.extend(self.filters.iter().flat_map(|filter| filter.warnings()));
+        let adds_headers =
+            |filter: &Arc<Filter>| filter.module.control.as_deref() == Some("security-headers");
+        for filter in self
+            .filters
+            .iter()
+            .skip(1)
+            .filter(|filter| adds_headers(filter))
+        {
+            warnings.push(filter.place.problem(
+                "not the first filter: answers of the filters before it go out without its headers",
+            ));
+        }
+        for route in &self.routes {
+            if !route
+                .chain
+                .iter()
+                .any(|instance| instance.filter.module.authenticates)
+            {
+                warnings.push(route.place.problem(format!(
+                    "route `{}` is open to everybody, no filter on it authenticates",
+                    route.name
+                )));
+            }
+        }
+        warnings.sort_by_key(|warning| warning.place.line);
+        warnings
+    }
+}

@@ -1,0 +1,168 @@
+//! A filter's `module`: the bytes of a Wasm file, and what its custom section `portcullis` says about it.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::limits::MODULE_BYTES_MAX;
+use super::reader::{self, Section};
+
+/// The bytes of a Wasm module and where they came from.
+#[derive(Clone)]
+pub struct WasmModule {
+    /// Where it came from.
+    pub source: ModuleSource,
+    /// A Wasm binary by its header.
+    pub bytes: Bytes,
+    /// SHA-256 of the bytes, lower-case hex.
+    pub sha256: String,
+    /// The control's own name, from its metadata.
+    pub control: Option<String>,
+    /// Whether the control authenticates or authorises, from its metadata; such a filter may not fail open.
+    pub authenticates: bool,
+}
+
+/// Where a module came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleSource {
+    /// Carried in this binary: `builtin:NAME`.
+    Builtin(String),
+    /// A file; absolute path.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for WasmModule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:?} ({} bytes, {})",
+            self.source,
+            self.bytes.len(),
+            self.sha256
+        )
+    }
+}
+
+impl std::fmt::Display for ModuleSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl ModuleSource {
+    /// Fetches the module; the reason names it.
+    fn bytes(&self) -> Result<Bytes, String> {
+        match self {
+            Self::Builtin(name) => builtin(name),
+            Self::File(path) => reader::read_file(path, MODULE_BYTES_MAX).map(Bytes::from),
+        }
+    }
+}
+
+impl WasmModule {
+    /// Reads a module and looks at its header and metadata; whether it compiles is for the runtime to say.
+    pub fn read(source: ModuleSource) -> Result<Self, String> {
+        let bytes = source.bytes()?;
+        match bytes.get(..8) {
+            Some(b"\0asm\x01\0\0\0") => {}
+            Some(b"\0asm\x0d\0\x01\0") => {
+                return Err(format!(
+                    "{source} is a Wasm component, a core module is needed"
+                ));
+            }
+            _ => return Err(format!("{source} is not a Wasm module")),
+        }
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+        let sha256 = digest
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let metadata = custom_section(&bytes, "portcullis")
+            .and_then(|section| std::str::from_utf8(section).ok());
+        let value = |key: &str| {
+            let mut lines = metadata.unwrap_or_default().lines();
+            lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+        };
+        Ok(Self {
+            control: value("name").map(str::to_owned),
+            authenticates: value("authenticates") == Some("1"),
+            source,
+            sha256,
+            bytes,
+        })
+    }
+
+    pub(super) fn from_section(section: &Section<'_>) -> Option<Self> {
+        let sha256 = section.optional("sha256").map(|field| field.parse(sha256));
+        let field = section.required("module")?;
+        let source = match field.string()?.strip_prefix("builtin:") {
+            Some(name) => ModuleSource::Builtin(name.to_owned()),
+            None => ModuleSource::File(field.path()?),
+        };
+        let module = match Self::read(source) {
+            Ok(module) => module,
+            Err(reason) => {
+                field.refuse(reason);
+                return None;
+            }
+        };
+        match sha256 {
+            None => Some(module),
+            Some(Some(expected)) if expected == module.sha256 => Some(module),
+            Some(expected) => {
+                if let (Some(field), Some(_)) = (section.optional("sha256"), expected) {
+                    field.refuse(format!("{} has sha256 {}", module.source, module.sha256));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// 64 hex digits, lower-cased.
+fn sha256(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(format!(
+        "`{text}` is not a sha256: 64 hexadecimal digits in quotes"
+    ))
+}
+
+fn builtin(name: &str) -> Result<Bytes, String> {
+    Err(format!("there is no builtin `{name}`"))
+}
+
+/// The contents of the first custom section of that name. `None` too where the module is malformed: the runtime refuses it later.
+fn custom_section<'m>(module: &'m [u8], name: &str) -> Option<&'m [u8]> {
+    let mut rest = module.get(8..)?;
+    loop {
+        let (&id, after) = rest.split_first()?;
+        let (size, after) = leb128(after)?;
+        let (content, after) = after.split_at_checked(size)?;
+        if id == 0 {
+            let (name_size, content) = leb128(content)?;
+            let (found, content) = content.split_at_checked(name_size)?;
+            if found == name.as_bytes() {
+                return Some(content);
+            }
+        }
+        rest = after;
+    }
+}
+
+/// An unsigned LEB128 of up to 32 bits.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0_u64;
+    for (index, byte) in bytes.iter().enumerate().take(5) {
+        value |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some((usize::try_from(value).ok()?, bytes.get(index + 1..)?));
+        }
+    }
+    None
+}

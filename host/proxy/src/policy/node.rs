@@ -1,0 +1,188 @@
+//! The policy as YAML wrote it: a tree in which every value knows its line.
+//!
+//! Reading goes through this tree instead of derived types because a derived reader stops at the first fault; `check` names them all.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+/// A YAML value and the line (from 1) it starts on.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Node {
+    /// Line, from 1.
+    pub(super) line: u64,
+    /// What stands there.
+    pub(super) value: Value,
+}
+
+/// A YAML value. Numbers are as JSON has them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    /// `null`, `~` or nothing.
+    Null,
+    /// `true` or `false` (YAML 1.2: `on`, `off`, `yes` and `no` are strings).
+    Bool(bool),
+    /// A number.
+    Number(serde_json::Number),
+    /// A string.
+    String(String),
+    /// A sequence.
+    Sequence(Vec<Node>),
+    /// A mapping in the file's order; keys are unique.
+    Mapping(Vec<Entry>),
+}
+
+/// A key of a mapping and its value.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    /// The key.
+    pub(super) key: String,
+    /// The line the key stands on, from 1.
+    pub(super) line: u64,
+    /// The value.
+    pub(super) node: Node,
+}
+
+impl Node {
+    /// The same value as JSON, without positions.
+    #[must_use]
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Number(value) => value.clone().into(),
+            Value::String(value) => value.clone().into(),
+            Value::Sequence(items) => items.iter().map(Self::to_json).collect(),
+            Value::Mapping(entries) => {
+                let members = entries
+                    .iter()
+                    .map(|entry| (entry.key.clone(), entry.node.to_json()));
+                serde_json::Value::Object(members.collect())
+            }
+        }
+    }
+
+    /// What the value is, for messages.
+    #[must_use]
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Sequence(_) => "a list",
+            Value::Mapping(_) => "a mapping",
+        }
+    }
+
+    /// How far `path` leads below this node: the line of the deepest part that exists, `None` if not even its first does. A path is dotted,
+    /// with indexes bare or in brackets: `issuers.0.jwks`, `issuers[0].jwks`.
+    #[must_use]
+    pub(super) fn line_of(&self, path: &str) -> Option<u64> {
+        let mut node = self;
+        let mut line = None;
+        let parts = path
+            .split(['.', '['])
+            .map(|part| part.trim_end_matches(']'));
+        for part in parts.filter(|part| !part.is_empty()) {
+            let next = match &node.value {
+                Value::Mapping(entries) => entries
+                    .iter()
+                    .find(|entry| entry.key == part)
+                    .map(|entry| (entry.line, &entry.node)),
+                Value::Sequence(items) => part
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|index| items.get(index))
+                    .map(|item| (item.line, item)),
+                _ => None,
+            };
+            let Some((next_line, next_node)) = next else {
+                break;
+            };
+            (line, node) = (Some(next_line), next_node);
+        }
+        line
+    }
+}
+
+/// What serde sees of a value; the line comes from the [`Spanned`] around it.
+struct Bare(Value);
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Bare>::deserialize(deserializer)?;
+        Ok(Self {
+            line: spanned.referenced.line(),
+            value: spanned.value.0,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Bare {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BareVisitor).map(Self)
+    }
+}
+
+struct BareVisitor;
+
+impl<'de> Visitor<'de> for BareVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        serde_json::Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("not a finite number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<Node>()? {
+            items.push(item);
+        }
+        Ok(Value::Sequence(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            entries.push(Entry {
+                line: key.referenced.line(),
+                key: key.value,
+                node: map.next_value()?,
+            });
+        }
+        Ok(Value::Mapping(entries))
+    }
+}
