@@ -1,0 +1,152 @@
+//! The downstream connection, from the host's properties. TLS is what the host's TLS stack says, never a header.
+//!
+//! Encodings: Envoy gives text raw, and one byte for a boolean; ngx_wasm_module gives everything as text. Both are read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::error::Error;
+use crate::host::{ActiveHost, Host};
+
+/// A TLS version; the order is the order of age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.0 (and anything older that a stack reports as SSL).
+    Tls10,
+    /// TLS 1.1.
+    Tls11,
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl TlsVersion {
+    /// Reads `TLSv1.3` and its kin (`TLSv1.3`, `TLS1.3`, `TLSv1_3`, any case; `TLSv1` is 1.0). What is unknown is an
+    /// error: a version that cannot be read cannot be held to a floor.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        const MALFORMED: Error = Error::Malformed("connection.tls_version");
+        if text
+            .get(..3)
+            .is_some_and(|start| start.eq_ignore_ascii_case(b"ssl"))
+        {
+            return Ok(Self::Tls10);
+        }
+        let (start, rest) = text.split_at_checked(3).ok_or(MALFORMED)?;
+        if !start.eq_ignore_ascii_case(b"tls") {
+            return Err(MALFORMED);
+        }
+        let rest = rest
+            .strip_prefix(b"v")
+            .or_else(|| rest.strip_prefix(b"V"))
+            .unwrap_or(rest);
+        match rest {
+            b"1" | b"1.0" | b"1_0" => Ok(Self::Tls10),
+            b"1.1" | b"1_1" => Ok(Self::Tls11),
+            b"1.2" | b"1_2" => Ok(Self::Tls12),
+            b"1.3" | b"1_3" => Ok(Self::Tls13),
+            _ => Err(MALFORMED),
+        }
+    }
+
+    /// As Envoy writes it: `TLSv1.3`; 1.0 is `TLSv1`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls10 => "TLSv1",
+            Self::Tls11 => "TLSv1.1",
+            Self::Tls12 => "TLSv1.2",
+            Self::Tls13 => "TLSv1.3",
+        }
+    }
+}
+
+/// The connection that the request came on. Each function is one hostcall.
+#[derive(Debug)]
+pub struct Connection<'a> {
+    host: &'a ActiveHost,
+}
+
+impl<'a> Connection<'a> {
+    pub(crate) fn new(host: &'a ActiveHost) -> Self {
+        Self { host }
+    }
+
+    /// The negotiated TLS version; `None` on plaintext.
+    pub fn tls_version(&self) -> Result<Option<TlsVersion>, Error> {
+        self.text(b"connection\0tls_version")?
+            .as_deref()
+            .map(TlsVersion::parse)
+            .transpose()
+    }
+
+    /// Whether the connection is TLS: whether it has a TLS version, whichever.
+    pub fn is_tls(&self) -> Result<bool, Error> {
+        Ok(self.text(b"connection\0tls_version")?.is_some())
+    }
+
+    /// The address that the connection came from; behind a trusted hop, the one that the host found for it. `None`
+    /// where the host knows none; an error where it is no IP address (a Unix socket).
+    pub fn source_address(&self) -> Result<Option<IpAddr>, Error> {
+        self.text(b"source\0address")?
+            .as_deref()
+            .map(parse_address)
+            .transpose()
+    }
+
+    /// Whether the client showed a certificate that was verified.
+    pub fn mtls(&self) -> Result<bool, Error> {
+        match self.text(b"connection\0mtls")?.as_deref() {
+            None | Some(b"\0" | b"false" | b"0") => Ok(false),
+            Some(b"\x01" | b"true" | b"1") => Ok(true),
+            Some(_) => Err(Error::Malformed("connection.mtls")),
+        }
+    }
+
+    /// The server name that the client asked for (SNI).
+    pub fn requested_server_name(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.text(b"connection\0requested_server_name")
+    }
+
+    /// The subject of the client's certificate, as RFC 2253 writes it.
+    pub fn subject_peer_certificate(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.text(b"connection\0subject_peer_certificate")
+    }
+
+    /// The first URI among the subject alternative names of the client's certificate.
+    pub fn uri_san_peer_certificate(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.text(b"connection\0uri_san_peer_certificate")
+    }
+
+    /// The first DNS name among the subject alternative names of the client's certificate.
+    pub fn dns_san_peer_certificate(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.text(b"connection\0dns_san_peer_certificate")
+    }
+
+    /// The SHA-256 of the client's certificate, 64 lower-case hex digits.
+    pub fn sha256_peer_certificate_digest(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.text(b"connection\0sha256_peer_certificate_digest")
+    }
+
+    /// A property; empty counts as absent, as Envoy gives some absent ones as empty.
+    fn text(&self, path: &'static [u8]) -> Result<Option<Vec<u8>>, Error> {
+        let value = self
+            .host
+            .property(path)
+            .map_err(Error::host("proxy_get_property"))?;
+        Ok(value.filter(|value| !value.is_empty()))
+    }
+}
+
+/// Reads `192.0.2.7:443`, `[2001:db8::1]:443`, and either without a port. An IPv4 address mapped into IPv6 is IPv4.
+pub(crate) fn parse_address(text: &[u8]) -> Result<IpAddr, Error> {
+    let text = std::str::from_utf8(text).map_err(|_| Error::Malformed("source.address"))?;
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address.ip().to_canonical());
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse::<IpAddr>()
+        .map(|address| address.to_canonical())
+        .map_err(|_| Error::Malformed("source.address"))
+}

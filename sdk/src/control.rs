@@ -1,0 +1,107 @@
+//! The contract of a control: [`Control`] and its [`Metadata`].
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::body::Body;
+use crate::callbacks::Callbacks;
+use crate::configuration::ConfigError;
+use crate::decision::Decision;
+use crate::error::Error;
+use crate::exchange_log::Log;
+use crate::http_call::{CallId, HttpCallResponse};
+use crate::plugin_context::PluginContext;
+use crate::request::Request;
+use crate::response::Response;
+
+/// What a control is called and what it does, known before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// As in `builtin:NAME` and in metrics: lower-case letters, digits and `-`.
+    pub name: &'static str,
+    /// `env!("CARGO_PKG_VERSION")`.
+    pub version: &'static str,
+    /// Whether it authenticates or authorises: then a policy may not let requests by while it is down.
+    pub authenticates: bool,
+    /// The callbacks it implements; no other is called.
+    pub callbacks: Callbacks,
+}
+
+/// A security control: one configured value serves every exchange of a VM, one at a time.
+///
+/// Callbacks come in the order of the exchange; each that the control implements is listed in
+/// [`Metadata::callbacks`]. An `Err` is a refusal with 500, logged with its decision id.
+pub trait Control: Sized + 'static {
+    /// What the control is called and what it does.
+    const METADATA: Metadata;
+
+    /// What an operator writes under `configuration`. Give it `#[serde(deny_unknown_fields)]` and defaults.
+    type Config: DeserializeOwned + JsonSchema;
+
+    /// What the control remembers of one exchange from one phase to the next; `()` if nothing.
+    type State: Default + 'static;
+
+    /// Parse, don't validate: all that can be wrong with a configuration is found here, before any request comes.
+    fn configure(config: Self::Config, plugin: &mut PluginContext) -> Result<Self, ConfigError>;
+
+    /// The request's headers are there.
+    fn on_request_headers(
+        &mut self,
+        state: &mut Self::State,
+        request: &mut Request<'_>,
+    ) -> Result<Decision, Error> {
+        let _ = (state, request);
+        Ok(Decision::Continue)
+    }
+
+    /// A piece of the request's body is there.
+    fn on_request_body(
+        &mut self,
+        state: &mut Self::State,
+        body: &mut Body<'_>,
+    ) -> Result<Decision, Error> {
+        let _ = (state, body);
+        Ok(Decision::Continue)
+    }
+
+    /// The response's headers are there: the upstream's, or those of a local response, this control's own included
+    /// (see [`Response::is_own`]).
+    fn on_response_headers(
+        &mut self,
+        state: &mut Self::State,
+        response: &mut Response<'_>,
+    ) -> Result<Decision, Error> {
+        let _ = (state, response);
+        Ok(Decision::Continue)
+    }
+
+    /// A piece of the response's body is there.
+    fn on_response_body(
+        &mut self,
+        state: &mut Self::State,
+        body: &mut Body<'_>,
+    ) -> Result<Decision, Error> {
+        let _ = (state, body);
+        Ok(Decision::Continue)
+    }
+
+    /// The period set with [`PluginContext::set_tick_period`] is over.
+    fn on_tick(&mut self, plugin: &mut PluginContext) {
+        let _ = plugin;
+    }
+
+    /// An HTTP call is answered, or failed.
+    fn on_http_call_response(
+        &mut self,
+        plugin: &mut PluginContext,
+        call: CallId,
+        response: &HttpCallResponse<'_>,
+    ) {
+        let _ = (plugin, call, response);
+    }
+
+    /// The exchange is over.
+    fn on_log(&mut self, state: &Self::State, log: &mut Log<'_>) {
+        let _ = (state, log);
+    }
+}

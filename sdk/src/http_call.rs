@@ -1,0 +1,65 @@
+//! HTTP calls of a plugin's own, to the host's clusters.
+
+use crate::error::Error;
+use crate::host::{ActiveHost, Buffer, Host, Map};
+use crate::response::parse_status;
+
+/// Which call an answer belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub(crate) u32);
+
+/// The answer to an HTTP call, readable while it is delivered.
+#[derive(Debug)]
+pub struct HttpCallResponse<'a> {
+    host: &'a ActiveHost,
+    header_count: usize,
+    body_size: usize,
+}
+
+impl<'a> HttpCallResponse<'a> {
+    pub(crate) fn new(host: &'a ActiveHost, header_count: usize, body_size: usize) -> Self {
+        Self {
+            host,
+            header_count,
+            body_size,
+        }
+    }
+
+    /// The status; `None` if the call was reset. Envoy answers a timed-out call with a 504 of its own. One hostcall.
+    pub fn status(&self) -> Result<Option<u16>, Error> {
+        if self.header_count == 0 {
+            return Ok(None);
+        }
+        let digits = self
+            .header(":status")?
+            .ok_or(Error::Missing(":status of the HTTP call"))?;
+        parse_status(&digits)
+            .map(Some)
+            .ok_or(Error::Malformed(":status of the HTTP call"))
+    }
+
+    /// The first value of a header. One hostcall.
+    pub fn header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.host
+            .field(Map::HttpCall, name)
+            .map_err(Error::host("proxy_get_header_map_value"))
+    }
+
+    /// Bytes of the body.
+    pub fn body_size(&self) -> usize {
+        self.body_size
+    }
+
+    /// The whole body; longer than `max` is an error. One hostcall.
+    pub fn body(&self, max: usize) -> Result<Vec<u8>, Error> {
+        if self.body_size > max {
+            return Err(Error::new("the body of the HTTP call is too long"));
+        }
+        if self.body_size == 0 {
+            return Ok(Vec::new());
+        }
+        self.host
+            .buffer(Buffer::HttpCallBody, 0, max)
+            .map_err(Error::host("proxy_get_buffer_bytes"))
+    }
+}

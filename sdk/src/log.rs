@@ -1,0 +1,118 @@
+//! The log: levels, and lines that are JSON objects, so that a log store can read them. Tokens and secrets never go
+//! into a line.
+
+use crate::host::{ActiveHost, Host};
+use crate::limits;
+
+/// How grave a line is, by the ABI's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Level {
+    /// Every step.
+    Trace = 0,
+    /// For whoever looks for a fault.
+    Debug = 1,
+    /// What an operator wants to read: decisions.
+    Info = 2,
+    /// It works, but not as wished.
+    Warn = 3,
+    /// It does not work.
+    Error = 4,
+    /// Nothing works.
+    Critical = 5,
+}
+
+/// A value in a log line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Field<'a> {
+    /// A number.
+    Number(u64),
+    /// Text; what is not UTF-8 is replaced.
+    Text(&'a str),
+}
+
+impl<'a> From<&'a str> for Field<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u64> for Field<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+/// Logs `{"control": …, "event": …, fields…}`.
+pub(crate) fn event(
+    host: &ActiveHost,
+    control: &str,
+    level: Level,
+    event: &str,
+    fields: &[(&str, Field<'_>)],
+) {
+    let mut line = String::with_capacity(128);
+    line.push_str("{\"control\":");
+    push_json_string(&mut line, control);
+    line.push_str(",\"event\":");
+    push_json_string(&mut line, event);
+    push_fields(&mut line, fields);
+    line.push('}');
+    host.log(level, cut(&line));
+}
+
+/// Appends `,"key":value` for each field.
+pub(crate) fn push_fields(line: &mut String, fields: &[(&str, Field<'_>)]) {
+    for (key, value) in fields {
+        line.push(',');
+        push_json_string(line, key);
+        line.push(':');
+        match value {
+            Field::Number(number) => push_number(line, *number),
+            Field::Text(text) => push_json_string(line, text),
+        }
+    }
+}
+
+/// Appends `text` as a JSON string (RFC 8259 §7).
+pub(crate) fn push_json_string(line: &mut String, text: &str) {
+    line.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            '\0'..='\u{1f}' => {
+                line.push_str("\\u00");
+                let code = u32::from(character);
+                line.extend(char::from_digit(code >> 4, 16));
+                line.extend(char::from_digit(code & 15, 16));
+            }
+            other => line.push(other),
+        }
+    }
+    line.push('"');
+}
+
+/// Appends a number in decimal, without the formatting machinery.
+pub(crate) fn push_number(line: &mut String, mut number: u64) {
+    let at = line.len();
+    loop {
+        line.insert(
+            at,
+            char::from(b'0' + u8::try_from(number % 10).unwrap_or(0)),
+        );
+        number /= 10;
+        if number == 0 {
+            return;
+        }
+    }
+}
+
+/// At most [`limits::LOG_BYTES_MAX`] bytes, cut between characters.
+pub(crate) fn cut(message: &str) -> &str {
+    let end = message.floor_char_boundary(limits::LOG_BYTES_MAX);
+    message.get(..end).unwrap_or(message)
+}

@@ -1,0 +1,89 @@
+//! Metrics. Every name becomes `portcullis.<control>.<name>`; Envoy puts `wasmcustom.` in front of it. A metric that
+//! the host refuses is silent: a metric never changes a decision.
+
+use crate::host::{ActiveHost, Host, MetricKind};
+
+/// A number that only grows.
+#[derive(Clone, Debug)]
+pub struct Counter(Metric);
+
+impl Counter {
+    pub(crate) fn new(host: &ActiveHost, control: &str, name: &str) -> Self {
+        Self(Metric::new(host, control, name, MetricKind::Counter))
+    }
+
+    /// Adds to it; 0 does nothing. One hostcall.
+    pub fn increment(&self, by: u32) {
+        if let Some(id) = self.0.id.filter(|_| by > 0) {
+            let _ = self.0.host.increment_metric(id, i64::from(by));
+        }
+    }
+
+    /// What it stands at; 0 where the host does not say. One hostcall.
+    pub fn value(&self) -> u64 {
+        self.0.value()
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Clone, Debug)]
+pub struct Gauge(Metric);
+
+impl Gauge {
+    pub(crate) fn new(host: &ActiveHost, control: &str, name: &str) -> Self {
+        Self(Metric::new(host, control, name, MetricKind::Gauge))
+    }
+
+    /// Sets it. One hostcall.
+    pub fn set(&self, value: u64) {
+        self.0.record(value);
+    }
+
+    /// What it stands at; 0 where the host does not say. One hostcall.
+    pub fn value(&self) -> u64 {
+        self.0.value()
+    }
+}
+
+/// A distribution of values.
+#[derive(Clone, Debug)]
+pub struct Histogram(Metric);
+
+impl Histogram {
+    pub(crate) fn new(host: &ActiveHost, control: &str, name: &str) -> Self {
+        Self(Metric::new(host, control, name, MetricKind::Histogram))
+    }
+
+    /// Records a value. One hostcall.
+    pub fn record(&self, value: u64) {
+        self.0.record(value);
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Metric {
+    host: ActiveHost,
+    id: Option<u32>,
+}
+
+impl Metric {
+    fn new(host: &ActiveHost, control: &str, name: &str, kind: MetricKind) -> Self {
+        let name = ["portcullis.", control, ".", name].concat();
+        Self {
+            id: host.define_metric(kind, &name).ok(),
+            host: host.clone(),
+        }
+    }
+
+    fn record(&self, value: u64) {
+        if let Some(id) = self.id {
+            let _ = self.host.record_metric(id, value);
+        }
+    }
+
+    fn value(&self) -> u64 {
+        self.id
+            .and_then(|id| self.host.metric(id).ok())
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,54 @@
+//! The response as a control sees it in the response phase: the upstream's, or a local one.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::fields::{self, FieldPairs};
+use crate::foreign::Foreign;
+use crate::host::{ActiveHost, Host, Map};
+use crate::log::{self, Field, Level};
+use crate::request::{exchange_functions, field_functions};
+use crate::shared_data::SharedData;
+
+/// The response, while its headers are looked at. Whatever is set here is what the client sees.
+#[derive(Debug)]
+pub struct Response<'a> {
+    host: &'a ActiveHost,
+    control: &'static str,
+    own: bool,
+}
+
+impl<'a> Response<'a> {
+    pub(crate) fn new(host: &'a ActiveHost, control: &'static str, own: bool) -> Self {
+        Self { host, control, own }
+    }
+
+    /// The status. One hostcall.
+    pub fn status(&self) -> Result<u16, Error> {
+        let digits = self.header(":status")?.ok_or(Error::Missing(":status"))?;
+        parse_status(&digits).ok_or(Error::Malformed(":status"))
+    }
+
+    /// Whether it is this control's own local response. It is final: a decision on it is not carried out again.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// The first value of a header of the request. One hostcall.
+    pub fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.host
+            .field(Map::Request, name)
+            .map_err(Error::host("proxy_get_header_map_value"))
+    }
+
+    field_functions!(Map::Response);
+    exchange_functions!();
+}
+
+/// Three digits.
+pub(crate) fn parse_status(digits: &[u8]) -> Option<u16> {
+    let [a, b, c] = digits else { return None };
+    let value = |digit: &u8| digit.is_ascii_digit().then(|| u16::from(digit - b'0'));
+    Some(value(a)? * 100 + value(b)? * 10 + value(c)?)
+}

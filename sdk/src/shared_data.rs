@@ -1,0 +1,64 @@
+//! Values that all VMs of a plugin share, across workers, with compare-and-swap.
+
+use crate::error::{Error, Status};
+use crate::host::{ActiveHost, Host};
+
+/// The version of a shared value; it changes with each write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cas(u32);
+
+/// How a write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum CasOutcome {
+    /// Another one wrote in between: read again.
+    Mismatch,
+    /// It is stored.
+    Stored,
+}
+
+/// The values shared under this plugin's VM id. Each function is one hostcall.
+///
+/// As in Envoy: a write with a version onto a key that is not there succeeds, and nothing is ever evicted, so a control
+/// bounds its keys by itself.
+#[derive(Clone, Debug)]
+pub struct SharedData {
+    host: ActiveHost,
+}
+
+impl SharedData {
+    pub(crate) fn new(host: &ActiveHost) -> Self {
+        Self { host: host.clone() }
+    }
+
+    /// The value and its version; `None` if it was never set.
+    pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, Cas)>, Error> {
+        let found = self
+            .host
+            .shared_data(key)
+            .map_err(Error::host("proxy_get_shared_data"))?;
+        Ok(found.map(|(value, cas)| (value, Cas(cas))))
+    }
+
+    /// Stores a value only where there is none; a mismatch where another was first. One hostcall.
+    ///
+    /// The ABI has no such call, and a write without a version overwrites. A write *with* a version onto a missing key
+    /// succeeds, though, and onto a present one only if the version is its own; so this gives a version that no value
+    /// has. Versions count up from 1 over all writes of a process: one value in 2³² writes has this one, and it would
+    /// have to be the value that another worker creates between this one's `get` and this call.
+    pub fn create(&self, key: &str, value: &[u8]) -> Result<CasOutcome, Error> {
+        self.set(key, value, Some(Cas(u32::MAX)))
+    }
+
+    /// Stores a value: whatever is there (`None`), or only in the place of the version that was read.
+    pub fn set(&self, key: &str, value: &[u8], expected: Option<Cas>) -> Result<CasOutcome, Error> {
+        match self
+            .host
+            .set_shared_data(key, value, expected.map_or(0, |cas| cas.0))
+        {
+            Ok(()) => Ok(CasOutcome::Stored),
+            Err(Status::CAS_MISMATCH) => Ok(CasOutcome::Mismatch),
+            Err(status) => Err(Error::host("proxy_set_shared_data")(status)),
+        }
+    }
+}

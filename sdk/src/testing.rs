@@ -1,0 +1,34 @@
+//! A control's cases, run natively: no Wasm, no sockets, no sleeping.
+//!
+//! `cases.yaml` beside the control's manifest lists exchanges and what is expected of them ([`Cases`]). The same file
+//! runs natively ([`check`]), in Portcullis and in Envoy; all three fill an [`Outcome`] and compare it with
+//! [`Expect::check`].
+//!
+//! ```no_run
+//! # use portcullis_sdk::*;
+//! # struct MyControl;
+//! # impl Control for MyControl {
+//! #     const METADATA: Metadata = Metadata { name: "", version: "", authenticates: false, callbacks: Callbacks::NONE };
+//! #     type Config = ();
+//! #     type State = ();
+//! #     fn configure(_: (), _: &mut PluginContext) -> Result<Self, ConfigError> { Ok(Self) }
+//! # }
+//! # /*
+//! #[test]
+//! # */
+//! fn cases() {
+//!     portcullis_sdk::testing::check::<MyControl>("cases.yaml");
+//! }
+//! ```
+
+mod cases;
+mod expect;
+mod harness;
+mod value;
+
+pub use cases::{Callout, Case, Cases, CasesError, Place, RequestSpec, Step, Tls, UpstreamSpec};
+pub use expect::{Expect, ExpectUpstream, HeaderExpect, Mismatch, Outcome, UpstreamSeen};
+pub use harness::{Harness, check, check_with};
+pub use value::{Make, Value, no_make};
+
+pub use crate::host::native::{Fields, ForeignFunction};
