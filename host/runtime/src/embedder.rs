@@ -1,0 +1,49 @@
+//! What the runtime asks of the program it is embedded in: clocks, chance, log, timers, callouts, crypto.
+
+use std::time::Duration;
+
+use crate::{
+    abi::{LogLevel, Status},
+    callout::{CalloutError, CalloutId, HttpCall},
+    shared_queue::QueueTarget,
+    spec::{PluginId, PluginSpec},
+};
+
+/// The embedder's name for an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamToken(pub u64);
+
+/// One per worker thread. The runtime calls it in the midst of its own work, so nothing here may call back into a plugin or stream at
+/// once: note the wish, and act when the runtime has returned.
+pub trait Embedder {
+    /// Wall clock, ns since 1970.
+    fn unix_time_ns(&self) -> u64;
+    /// A clock that never goes back, ns.
+    fn monotonic_ns(&self) -> u64;
+    /// CPU time of this thread, ns. Read only at epoch ticks, while a callback overstays.
+    fn thread_cpu_ns(&self) -> u64;
+    /// Fills `out` with bytes that nobody can foretell.
+    fn random(&self, out: &mut [u8]);
+    /// A line from a plugin, or about it. Bytes are the guest's: they may be no UTF-8, and hold line ends.
+    fn log(&self, plugin: &PluginSpec, level: LogLevel, message: &[u8]);
+    /// The least level that is written; below it, lines are dropped before they are copied.
+    fn log_level(&self) -> LogLevel {
+        LogLevel::Info
+    }
+    /// Calls [`Plugin::on_tick`](crate::Plugin::on_tick) at this period from now on, each time after the last one is done; `None` ends it.
+    fn set_tick_period(&self, plugin: PluginId, period: Option<Duration>);
+    /// Starts a callout, answered through [`Plugin::on_http_call_response`](crate::Plugin::on_http_call_response).
+    fn start_http_call(&self, plugin: PluginId, id: CalloutId, call: HttpCall) -> Result<(), CalloutError>;
+    /// Drops all callouts of this plugin: its VM is gone.
+    fn cancel_calls(&self, plugin: PluginId);
+    /// A stream has something to do: call [`HttpStream::resume`](crate::HttpStream::resume) in both directions. May come for a stream that has ended.
+    fn wake(&self, stream: StreamToken);
+    /// A queue has an entry: call [`Plugin::on_queue_ready`](crate::Plugin::on_queue_ready) of that plugin, on that worker.
+    fn notify_queue(&self, target: QueueTarget);
+    /// Envoy's foreign functions that need the outside, `verify_signature` above all. Unknown names are [`Status::NotFound`].
+    fn foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status>;
+    /// Which worker this is; stands in [`QueueTarget`].
+    fn worker(&self) -> u32 {
+        0
+    }
+}

@@ -1,0 +1,159 @@
+//! What one HTTP exchange lends to its filters: maps, and facts about the connection, the route and the message.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use crate::fields::{FieldList, Fields};
+
+/// One HTTP exchange, as its filters see it.
+pub struct Exchange {
+    /// The request's headers, pseudo-headers first.
+    pub request_headers: Box<dyn Fields>,
+    /// Set before [`HttpStream::request_trailers`](crate::HttpStream::request_trailers); a filter may set it at the end of a body.
+    pub request_trailers: Option<Box<dyn Fields>>,
+    /// The embedder's map for an upstream's answer, a [`FieldList`] for a local response (`:status` first).
+    pub response_headers: Option<Box<dyn Fields>>,
+    /// Set before [`HttpStream::response_trailers`](crate::HttpStream::response_trailers); a filter may set it at the end of a body.
+    pub response_trailers: Option<Box<dyn Fields>>,
+    /// Facts, for properties.
+    pub info: StreamInfo,
+}
+
+impl Exchange {
+    /// An exchange whose request has these headers, and nothing else yet.
+    pub fn new(request_headers: Box<dyn Fields>, info: StreamInfo) -> Self {
+        Self { request_headers, request_trailers: None, response_headers: None, response_trailers: None, info }
+    }
+
+    /// The response's map, made when there is none.
+    pub(crate) fn response_headers_mut(&mut self) -> &mut Box<dyn Fields> {
+        self.response_headers.get_or_insert_with(|| Box::new(FieldList::new()))
+    }
+}
+
+/// Facts about an exchange. What is not known yet is `None` or 0, as Envoy has it.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// The connection it came over.
+    pub connection: Rc<ConnectionInfo>,
+    /// Where it goes.
+    pub route: Rc<RouteInfo>,
+    /// The HTTP version downstream.
+    pub protocol: Protocol,
+    /// When it began, ns since 1970.
+    pub start_unix_ns: u64,
+    /// Bytes of the request body received so far.
+    pub request_size: u64,
+    /// Bytes of the response body sent so far.
+    pub response_size: u64,
+    /// How long it took, ns; known at the end.
+    pub duration_ns: Option<u64>,
+    /// The status answered; known once there is a response.
+    pub response_code: Option<u16>,
+    /// Envoy's response flags.
+    pub response_flags: u64,
+    /// The endpoint the request went to.
+    pub upstream_address: Option<SocketAddr>,
+}
+
+/// One downstream connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// Unique in the process.
+    pub id: u64,
+    /// The peer.
+    pub source: SocketAddr,
+    /// The listener's end.
+    pub destination: SocketAddr,
+    /// Present if, and only if, the connection is TLS.
+    pub tls: Option<TlsInfo>,
+}
+
+/// What a TLS handshake verified.
+#[derive(Clone, Debug)]
+pub struct TlsInfo {
+    /// The version agreed.
+    pub version: TlsVersion,
+    /// SNI.
+    pub requested_server_name: Option<String>,
+    /// Whether the peer showed a certificate that was verified.
+    pub mtls: bool,
+    /// Our own certificate's subject, RFC 2253.
+    pub subject_local_certificate: Option<String>,
+    /// The peer's subject, RFC 2253.
+    pub subject_peer_certificate: Option<String>,
+    /// The peer's first DNS name.
+    pub dns_san_peer_certificate: Option<String>,
+    /// The peer's first URI.
+    pub uri_san_peer_certificate: Option<String>,
+    /// SHA-256 of the peer's certificate, 64 lower-case hex digits.
+    pub sha256_peer_certificate_digest: Option<String>,
+    /// The peer's certificate, PEM.
+    pub peer_certificate_pem: Option<String>,
+}
+
+/// TLS versions under Envoy's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// 1.0
+    V1_0,
+    /// 1.1
+    V1_1,
+    /// 1.2
+    V1_2,
+    /// 1.3
+    V1_3,
+}
+
+impl TlsVersion {
+    /// `TLSv1.3`, `TLSv1.2`, `TLSv1.1`, `TLSv1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1_0 => "TLSv1",
+            Self::V1_1 => "TLSv1.1",
+            Self::V1_2 => "TLSv1.2",
+            Self::V1_3 => "TLSv1.3",
+        }
+    }
+}
+
+/// The route an exchange took.
+#[derive(Clone, Debug, Default)]
+pub struct RouteInfo {
+    /// Property `xds.route_name`.
+    pub name: String,
+    /// Property `xds.cluster_name`.
+    pub cluster: String,
+    /// Property `xds.virtual_host_name`.
+    pub virtual_host: String,
+}
+
+/// HTTP versions under Envoy's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Protocol {
+    /// `HTTP/1.0`, `HTTP/1.1`, `HTTP/2`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Which half of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Downstream to upstream.
+    Request,
+    /// Upstream to downstream.
+    Response,
+}

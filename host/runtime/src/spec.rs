@@ -1,0 +1,41 @@
+//! What an operator says about one plugin.
+
+use bytes::Bytes;
+
+use crate::limits::Limits;
+
+/// The embedder's name for a plugin; unique on its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PluginId(pub u32);
+
+/// A plugin as configured. The same on every worker, hence behind an `Arc`.
+#[derive(Clone, Debug)]
+pub struct PluginSpec {
+    /// Property `plugin_name`; stands in logs and metrics.
+    pub name: String,
+    /// Property `plugin_root_id`.
+    pub root_id: String,
+    /// Property `plugin_vm_id`; plugins with the same one share data and queues.
+    pub vm_id: String,
+    /// What `proxy_on_vm_start` reads.
+    pub vm_configuration: Bytes,
+    /// What `proxy_on_configure` reads.
+    pub configuration: Bytes,
+    /// What happens to requests while no VM stands.
+    pub failure_policy: FailurePolicy,
+    /// Its bounds.
+    pub limits: Limits,
+    /// Clusters it may call.
+    pub clusters: Vec<String>,
+}
+
+/// What happens to requests while no VM of a plugin stands, because it does not start. The request that breaks a VM is refused in
+/// either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// 503.
+    #[default]
+    Closed,
+    /// They pass this plugin.
+    Open,
+}

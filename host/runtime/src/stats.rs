@@ -1,0 +1,169 @@
+//! What the runtime counts about one plugin on one worker.
+//!
+//! Written by the worker, read by anyone: atomics with relaxed order, so that the admin page needs no turn on the worker.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::abi::{Callback, TrapKind};
+
+const CALLBACKS: usize = Callback::ALL.len();
+
+/// Upper bounds of the latency buckets, ns: 250 ns, 500 ns, … doubling to 16 ms; the last bucket is open.
+pub const LATENCY_BOUNDS_NS: [u64; 17] = {
+    let mut bounds = [250; 17];
+    let mut at = 1;
+    while at < 17 {
+        bounds[at] = bounds[at - 1] * 2;
+        at += 1;
+    }
+    bounds
+};
+
+/// Counters of one plugin on one worker.
+#[derive(Debug, Default)]
+pub struct PluginStats {
+    starts: AtomicU64,
+    start_failures: AtomicU64,
+    traps: [AtomicU64; TrapKind::ALL.len()],
+    refused: AtomicU64,
+    passed_by: AtomicU64,
+    memory_bytes: AtomicUsize,
+    memory_denials: AtomicU64,
+    local_responses: AtomicU64,
+    callbacks: [CallbackLatency; CALLBACKS],
+}
+
+/// Latencies of one callback. One call in [`LATENCY_SAMPLING`](crate::limits::LATENCY_SAMPLING) is timed.
+#[derive(Debug, Default)]
+struct CallbackLatency {
+    calls: AtomicU64,
+    buckets: [AtomicU64; LATENCY_BOUNDS_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+/// A histogram of one callback at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatencySnapshot {
+    /// Which callback.
+    pub callback: Callback,
+    /// All calls, timed or not.
+    pub calls: u64,
+    /// Timed calls by bucket, each for itself: as many as [`LATENCY_BOUNDS_NS`], and one above the last.
+    pub buckets: [u64; LATENCY_BOUNDS_NS.len() + 1],
+    /// Sum of the timed calls, ns.
+    pub sum_ns: u64,
+}
+
+impl PluginStats {
+    /// VMs that were started and configured, the first one included.
+    pub fn starts(&self) -> u64 {
+        self.starts.load(Ordering::Relaxed)
+    }
+
+    /// VMs that took the place of one that broke.
+    pub fn restarts(&self) -> u64 {
+        self.starts().saturating_sub(1)
+    }
+
+    /// Starts that failed.
+    pub fn start_failures(&self) -> u64 {
+        self.start_failures.load(Ordering::Relaxed)
+    }
+
+    /// VMs that broke, by why. [`TrapKind::OutOfTime`] are the time-outs.
+    pub fn traps(&self) -> impl Iterator<Item = (TrapKind, u64)> + '_ {
+        TrapKind::ALL.into_iter().zip(&self.traps).map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+    }
+
+    /// Requests answered 503 or reset for want of a VM, or because they broke it.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests let by for want of a VM (failure policy open).
+    pub fn passed_by(&self) -> u64 {
+        self.passed_by.load(Ordering::Relaxed)
+    }
+
+    /// Linear memory of the present VM, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often a VM asked for more memory than its bound.
+    pub fn memory_denials(&self) -> u64 {
+        self.memory_denials.load(Ordering::Relaxed)
+    }
+
+    /// Local responses this plugin gave.
+    pub fn local_responses(&self) -> u64 {
+        self.local_responses.load(Ordering::Relaxed)
+    }
+
+    /// Latencies of the callbacks that were called at least once.
+    pub fn latencies(&self) -> Vec<LatencySnapshot> {
+        let all = Callback::ALL.iter().zip(&self.callbacks);
+        all.filter(|(_, latency)| latency.calls.load(Ordering::Relaxed) > 0)
+            .map(|(callback, latency)| LatencySnapshot {
+                callback: *callback,
+                calls: latency.calls.load(Ordering::Relaxed),
+                buckets: latency.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)),
+                sum_ns: latency.sum_ns.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    pub(crate) fn count_start(&self) {
+        add(&self.starts, 1);
+    }
+
+    pub(crate) fn count_start_failure(&self) {
+        add(&self.start_failures, 1);
+    }
+
+    pub(crate) fn count_trap(&self, kind: TrapKind) {
+        if let Some(count) = TrapKind::ALL.iter().position(|k| *k == kind).and_then(|index| self.traps.get(index)) {
+            add(count, 1);
+        }
+    }
+
+    pub(crate) fn count_refused(&self) {
+        add(&self.refused, 1);
+    }
+
+    pub(crate) fn count_passed_by(&self) {
+        add(&self.passed_by, 1);
+    }
+
+    pub(crate) fn count_local_response(&self) {
+        add(&self.local_responses, 1);
+    }
+
+    pub(crate) fn count_memory_denial(&self) {
+        add(&self.memory_denials, 1);
+    }
+
+    pub(crate) fn set_memory_bytes(&self, bytes: usize) {
+        self.memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a call; tells its number, from 0.
+    pub(crate) fn count_call(&self, callback: Callback) -> u64 {
+        self.callbacks.get(callback as usize).map_or(0, |latency| add(&latency.calls, 1))
+    }
+
+    pub(crate) fn time_call(&self, callback: Callback, ns: u64) {
+        let Some(latency) = self.callbacks.get(callback as usize) else { return };
+        add(&latency.sum_ns, ns);
+        if let Some(bucket) = latency.buckets.get(LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns)) {
+            add(bucket, 1);
+        }
+    }
+}
+
+/// Only the worker writes, so a load and a store do what a locked add would, at a tenth of its price. Tells the old value.
+fn add(counter: &AtomicU64, delta: u64) -> u64 {
+    let old = counter.load(Ordering::Relaxed);
+    counter.store(old.wrapping_add(delta), Ordering::Relaxed);
+    old
+}

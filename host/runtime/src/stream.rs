@@ -1,0 +1,134 @@
+//! One exchange as the VMs of its chain reach it.
+//!
+//! A stream's callbacks run one at a time, yet a callback of another exchange, a tick or a callout's answer may act on it through
+//! `proxy_set_effective_context`. So what a hostcall touches stands here, behind an `Rc`, and what only the chain needs does not.
+//! Nothing is borrowed across a call into a guest, but for the value that a hostcall is about to hand out: while the guest's
+//! allocator runs no hostcall is served that could reach here.
+
+use std::cell::{Cell, RefCell};
+
+use bytes::Bytes;
+
+use crate::{
+    body::Body,
+    embedder::StreamToken,
+    exchange::{Direction, Exchange},
+    fields::FieldList,
+    property::Properties,
+};
+
+pub(crate) struct StreamCell {
+    pub(crate) exchange: RefCell<Exchange>,
+    pub(crate) token: StreamToken,
+    /// What filters left for later ones; `proxy_set_property`.
+    pub(crate) properties: RefCell<Properties>,
+    pub(crate) filters: Box<[FilterCell]>,
+}
+
+impl StreamCell {
+    pub(crate) fn new(exchange: Exchange, token: StreamToken, filters: usize) -> Self {
+        let filters = std::iter::repeat_with(FilterCell::default).take(filters).collect();
+        Self { exchange: RefCell::new(exchange), token, properties: RefCell::default(), filters }
+    }
+}
+
+/// One filter's part in one exchange.
+#[derive(Default)]
+pub(crate) struct FilterCell {
+    /// Its context in its VM; 0 where there is none.
+    pub(crate) context: Cell<u32>,
+    /// What it may touch now.
+    pub(crate) open: Cell<Open>,
+    pub(crate) asked: Cell<Asked>,
+    /// What it held of the two bodies, the chunk at hand included.
+    pub(crate) bodies: [RefCell<Body>; 2],
+    pub(crate) local: RefCell<Option<LocalResponse>>,
+    /// Its VM broke while the exchange was under way.
+    pub(crate) broken: Cell<bool>,
+}
+
+impl FilterCell {
+    pub(crate) fn body(&self, direction: Direction) -> &RefCell<Body> {
+        let [request, response] = &self.bodies;
+        match direction {
+            Direction::Request => request,
+            Direction::Response => response,
+        }
+    }
+}
+
+/// Maps and bodies that a filter may touch. A map is open from the callback that shows it until the filter lets it pass, as in Envoy:
+/// request headers cannot be read from a response phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Open(u16);
+
+impl Open {
+    pub(crate) const REQUEST_HEADERS: Self = Self(1);
+    pub(crate) const REQUEST_BODY: Self = Self(1 << 1);
+    pub(crate) const REQUEST_TRAILERS: Self = Self(1 << 2);
+    pub(crate) const RESPONSE_HEADERS: Self = Self(1 << 3);
+    pub(crate) const RESPONSE_BODY: Self = Self(1 << 4);
+    pub(crate) const RESPONSE_TRAILERS: Self = Self(1 << 5);
+    /// The body is at its end and has no trailers: a write to the trailers makes them.
+    pub(crate) const NEW_REQUEST_TRAILERS: Self = Self(1 << 6);
+    pub(crate) const NEW_RESPONSE_TRAILERS: Self = Self(1 << 7);
+    /// The exchange is over: all maps may be read, none written.
+    pub(crate) const LOG: Self = Self(1 << 8);
+    const REQUEST: Self = Self(0b0100_0111);
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    #[must_use]
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[must_use]
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// After `proxy_continue_stream`, Envoy shows nothing of the request any more.
+    #[must_use]
+    pub(crate) fn without_request(self) -> Self {
+        self.without(Self::REQUEST)
+    }
+}
+
+/// What a filter asked for, to be done when the VM has returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) resume_request: bool,
+    pub(crate) resume_response: bool,
+    pub(crate) close: bool,
+}
+
+impl Asked {
+    pub(crate) fn resume(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Request => self.resume_request,
+            Direction::Response => self.resume_response,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn with_resume(self, direction: Direction, resume: bool) -> Self {
+        match direction {
+            Direction::Request => Self { resume_request: resume, ..self },
+            Direction::Response => Self { resume_response: resume, ..self },
+        }
+    }
+}
+
+/// A response that a filter makes in place of the upstream's. The first one is final.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalResponse {
+    pub(crate) status: u16,
+    /// Checked.
+    pub(crate) headers: FieldList,
+    pub(crate) body: Bytes,
+    /// 0..=16, else none was given.
+    pub(crate) grpc_status: Option<u8>,
+}
