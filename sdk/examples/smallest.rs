@@ -1,39 +1,27 @@
-//! The smallest control: it refuses every request to a path that an operator has closed.
-use portcullis_sdk::{schemars, serde, *};
-
-struct ClosedPath(String);
+//! The smallest control: it refuses every request below a path that the operator has closed.
+use portcullis_sdk::*;
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]
-#[serde(crate = "serde", deny_unknown_fields)]
-struct Config {
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClosedPath {
     prefix: String,
 }
 
 impl Control for ClosedPath {
-    const METADATA: Metadata = Metadata {
-        name: "closed-path",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: true,
-        callbacks: Callbacks::REQUEST_HEADERS,
-    };
-    type Config = Config;
+    const METADATA: Metadata =
+        Metadata::new("closed-path", "1.0.0", Callbacks::REQUEST_HEADERS).authenticates();
+    type Config = Self;
     type State = ();
 
-    fn configure(config: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
-        Ok(Self(config.prefix))
+    fn configure(config: Self, _: &mut PluginContext) -> Result<Self, ConfigError> {
+        Ok(config)
     }
 
-    fn on_request_headers(
-        &mut self,
-        _: &mut (),
-        request: &mut Request<'_>,
-    ) -> Result<Decision, Error> {
-        let closed = request.path()?.starts_with(self.0.as_bytes());
-        Ok(if closed {
-            LocalResponse::refuse(403, "closed", "Forbidden").into()
-        } else {
-            Decision::Continue
-        })
+    fn on_request_headers(&mut self, _: &mut (), request: &mut Request) -> Result<Decision, Error> {
+        if request.path()?.starts_with(self.prefix.as_bytes()) {
+            return Ok(LocalResponse::refuse(403, "closed", "Forbidden").into());
+        }
+        Ok(Decision::Continue)
     }
 }
 

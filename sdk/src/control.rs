@@ -27,6 +27,26 @@ pub struct Metadata {
     pub callbacks: Callbacks,
 }
 
+impl Metadata {
+    /// Of a control that neither authenticates nor authorises.
+    pub const fn new(name: &'static str, version: &'static str, callbacks: Callbacks) -> Self {
+        Self {
+            name,
+            version,
+            authenticates: false,
+            callbacks,
+        }
+    }
+
+    /// The same, of a control that authenticates or authorises.
+    pub const fn authenticates(self) -> Self {
+        Self {
+            authenticates: true,
+            ..self
+        }
+    }
+}
+
 /// A security control: one configured value serves every exchange of a VM, one at a time.
 ///
 /// Callbacks come in the order of the exchange; each that the control implements is listed in

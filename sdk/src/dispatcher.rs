@@ -8,11 +8,12 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
 
 use crate::control::Control;
-use crate::host::{ActiveHost, Host};
+use crate::host::{ActiveHost, Host, construct};
 use crate::plugin::{Exchange, Flow, Plugin};
 
-/// Registers the control; the module's `_initialize` calls it.
-pub fn install<C: Control>() {
+/// Starts the module: runs its constructors and registers the control.
+pub fn initialize<C: Control>() {
+    construct();
     proxy_wasm::set_root_context(|_| {
         Box::new(Root::<C> {
             plugin: Rc::new(RefCell::new(Plugin::new(ActiveHost::new()))),

@@ -8,7 +8,7 @@ use crate::callbacks::Callbacks;
 use crate::control::Metadata;
 
 /// Exports a control as a Proxy-Wasm module. For a crate of type `cdylib`, built for `wasm32-wasip1`; on any other
-/// target it expands to nothing, so the same file also builds natively.
+/// target it exports nothing, so the same file also builds natively.
 ///
 /// ```ignore
 /// portcullis_sdk::export!(MyControl);
@@ -28,8 +28,17 @@ macro_rules! export {
                 $crate::export_parts::section(&METADATA, SUMMARY);
         };
 
+        // Natively nothing is exported; that it is a control is checked all the same.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: &$crate::Metadata = &<$control as $crate::Control>::METADATA;
+
+        /// Starts the module: hosts call it once, before anything else.
         #[cfg(target_arch = "wasm32")]
-        $crate::export_parts::proxy_wasm::main! {{ $crate::export_parts::install::<$control>(); }}
+        #[expect(unsafe_code, reason = "hosts find the function by this name")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn _initialize() {
+            $crate::export_parts::initialize::<$control>();
+        }
     };
 }
 

@@ -9,6 +9,9 @@ pub(crate) mod native;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
 
+#[cfg(target_arch = "wasm32")]
+pub(crate) use wasm::construct;
+
 use crate::error::Status;
 use crate::log::Level;
 

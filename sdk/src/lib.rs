@@ -68,8 +68,6 @@ pub use {schemars, serde, serde_json};
 #[doc(hidden)]
 pub mod export_parts {
     #[cfg(target_arch = "wasm32")]
-    pub use crate::dispatcher::install;
+    pub use crate::dispatcher::initialize;
     pub use crate::export::{section, section_len};
-    #[cfg(target_arch = "wasm32")]
-    pub use proxy_wasm;
 }

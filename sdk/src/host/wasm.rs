@@ -130,6 +130,16 @@ unsafe extern "C" {
 /// Hosts refuse more random bytes at a time (`exports.cc` of proxy-wasm-cpp-host).
 const RANDOM_BYTES_MAX: usize = 64 * 1024;
 
+unsafe extern "C" {
+    fn __wasm_call_ctors();
+}
+
+/// Runs the module's constructors. They only set up libc's state, so a second run changes nothing.
+pub(crate) fn construct() {
+    // SAFETY: the linker makes it; `_initialize` is the one export that calls it.
+    unsafe { __wasm_call_ctors() };
+}
+
 fn done(status: u32) -> Result<(), Status> {
     match Status(status) {
         Status::OK => Ok(()),
