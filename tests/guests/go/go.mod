@@ -1,0 +1,3 @@
+module portcullis/guest
+
+go 1.24
