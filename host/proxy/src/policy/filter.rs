@@ -1,12 +1,14 @@
 //! `filters`: the chain of controls, in the order in which requests pass them.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use portcullis_runtime::{FailurePolicy, Limits, PluginSpec};
 
 use super::cluster::Cluster;
-use super::limits::{CALLBACK_TIME, CONFIGURE_TIME, MEMORY_BYTES};
+use super::limits::{BODY_BYTES, CALLBACK_TIME, MEMORY_BYTES, START_TIME};
 use super::module::WasmModule;
 use super::node::Node;
 use super::place::{Place, Problem};
@@ -22,34 +24,14 @@ pub struct Filter {
     pub module: WasmModule,
     /// Which of a module's root contexts to start; empty for modules that have one.
     pub root_id: String,
-    /// What happens to requests while no VM of it stands.
+    /// What happens to requests while no VM of it stands. Never open by default, nor for controls that authenticate.
     pub failure_policy: FailurePolicy,
-    /// What the operator bounded otherwise than by default.
-    pub limits: FilterLimits,
+    /// Its bounds; the runtime's where the operator wrote none.
+    pub limits: Limits,
     /// The clusters it may call.
     pub clusters: Vec<Arc<Cluster>>,
     /// The filter's `module`.
     pub place: Place,
-}
-
-/// What happens to requests while no VM of a filter stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailurePolicy {
-    /// They are refused with 503.
-    Closed,
-    /// They pass unchecked. Never chosen by default, refused for controls that authenticate.
-    Open,
-}
-
-/// Bounds that a policy sets for one filter; `None` is the runtime's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FilterLimits {
-    /// Linear memory of one VM, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// CPU time of one stream callback.
-    pub callback_time: Option<Duration>,
-    /// CPU time of start and configure.
-    pub configure_time: Option<Duration>,
 }
 
 /// A filter with one configuration: what the runtime calls a plugin. Every filter has one instance for the routes that say nothing, and
@@ -64,6 +46,28 @@ pub struct FilterInstance {
     pub filter: Arc<Filter>,
     /// With what.
     pub configuration: Configuration,
+}
+
+impl FilterInstance {
+    /// What the runtime needs to know to start it.
+    #[must_use]
+    pub fn spec(&self) -> PluginSpec {
+        let filter = &self.filter;
+        PluginSpec {
+            name: self.name.clone(),
+            root_id: filter.root_id.clone(),
+            vm_id: filter.name.clone(),
+            vm_configuration: Bytes::new(),
+            configuration: self.configuration.json.clone(),
+            failure_policy: filter.failure_policy,
+            limits: filter.limits.clone(),
+            clusters: filter
+                .clusters
+                .iter()
+                .map(|cluster| cluster.name.clone())
+                .collect(),
+        }
+    }
 }
 
 /// A plugin's configuration: any YAML, handed to the plugin as JSON.
@@ -140,7 +144,7 @@ const KEYS: &[&str] = &[
     "limits",
     "clusters",
 ];
-const LIMIT_KEYS: &[&str] = &["memory", "callback_time", "configure_time"];
+const LIMIT_KEYS: &[&str] = &["memory", "body", "callback_time", "start_time"];
 
 pub(super) fn read(
     field: &Field<'_>,
@@ -173,7 +177,7 @@ pub(super) fn read(
     };
     let limits = match section.optional("limits") {
         Some(field) => read_limits(field),
-        None => Some(FilterLimits::default()),
+        None => Some(Limits::default()),
     };
     let mut callable = Vec::new();
     for item in section.list("clusters") {
@@ -196,23 +200,49 @@ pub(super) fn read(
     Some((filter, configuration?))
 }
 
-fn read_limits(field: &Field<'_>) -> Option<FilterLimits> {
+fn read_limits(field: &Field<'_>) -> Option<Limits> {
     let section = field.section(LIMIT_KEYS)?;
-    let duration =
-        |key: &str, bounds: std::ops::RangeInclusive<Duration>| match section.optional(key) {
-            Some(field) => field.duration(bounds).map(Some),
-            None => Some(None),
-        };
-    let memory_bytes = match section.optional("memory") {
-        Some(field) => field.bytes(MEMORY_BYTES).map(Some),
-        None => Some(None),
+    let defaults = Limits::default();
+    let bytes = |key: &str, bounds: RangeInclusive<u64>, default: usize| match section.optional(key)
+    {
+        Some(field) => field
+            .bytes(bounds)
+            .and_then(|bytes| usize::try_from(bytes).ok()),
+        None => Some(default),
     };
-    let callback_time = duration("callback_time", CALLBACK_TIME);
-    let configure_time = duration("configure_time", CONFIGURE_TIME);
-    Some(FilterLimits {
+    // A wall bound grows with its CPU bound, so that a larger one has an effect on a throttled machine too.
+    let milliseconds =
+        |key: &str, bounds: RangeInclusive<Duration>, cpu_ms: u64, wall_ms: u64| match section
+            .optional(key)
+        {
+            Some(field) => {
+                let cpu_ms = u64::try_from(field.duration(bounds)?.as_millis()).ok()?;
+                Some((cpu_ms, wall_ms.max(cpu_ms.saturating_mul(4))))
+            }
+            None => Some((cpu_ms, wall_ms)),
+        };
+    let memory_bytes = bytes("memory", MEMORY_BYTES, defaults.memory_bytes);
+    let body_bytes = bytes("body", BODY_BYTES, defaults.body_bytes);
+    let callback = milliseconds(
+        "callback_time",
+        CALLBACK_TIME,
+        defaults.callback_cpu_ms,
+        defaults.callback_wall_ms,
+    );
+    let start = milliseconds(
+        "start_time",
+        START_TIME,
+        defaults.start_cpu_ms,
+        defaults.start_wall_ms,
+    );
+    let ((callback_cpu_ms, callback_wall_ms), (start_cpu_ms, start_wall_ms)) = (callback?, start?);
+    Some(Limits {
         memory_bytes: memory_bytes?,
-        callback_time: callback_time?,
-        configure_time: configure_time?,
+        callback_cpu_ms,
+        callback_wall_ms,
+        start_cpu_ms,
+        start_wall_ms,
+        body_bytes: body_bytes?,
     })
 }
 

@@ -8,7 +8,7 @@ pub(super) const POLICY_BYTES_MAX: u64 = 4 << 20;
 /// Certificates and keys; the largest system bundle is under 1 MiB.
 pub(super) const PEM_BYTES_MAX: u64 = 4 << 20;
 /// Compiled controls are under 1 MiB; Go guests reach 10.
-pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
+pub(super) const MODULE_BYTES_MAX: u64 = 32 << 20;
 /// Names become metric labels and Envoy names.
 pub(super) const NAME_BYTES_MAX: usize = 64;
 /// Nothing waits for ever and nothing gives up before a packet can travel.
@@ -18,9 +18,11 @@ pub(super) const TIMEOUT: RangeInclusive<Duration> =
 pub(super) const WORKERS: RangeInclusive<u64> = 1..=512;
 /// A VM needs a page to start; Wasm's 32-bit memories end at 4 GiB, and Envoy's host at 1.
 pub(super) const MEMORY_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 30);
+/// A paused body is held in memory once a request, so it must stay far below the machine's.
+pub(super) const BODY_BYTES: RangeInclusive<u64> = 0..=(64 << 20);
 /// A callback's CPU time: the epoch ticks every 5 ms, and a request must not hold its worker for longer than a second.
 pub(super) const CALLBACK_TIME: RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(1);
 /// Start and configure: may compile keys or build tables, but a reload must end.
-pub(super) const CONFIGURE_TIME: RangeInclusive<Duration> =
+pub(super) const START_TIME: RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(60);

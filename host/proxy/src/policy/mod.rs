@@ -4,7 +4,7 @@
 //! checked without running a module or binding a port is checked here: names, references, addresses, bounds, certificates against their
 //! keys, modules against their digests. What is known to be risky but allowed is a warning.
 //!
-//! Keys use Envoy's words where Envoy has one. The whole file, each key once, stands in `docs/policies/` as examples.
+//! Keys use Envoy's words where Envoy has one. `docs/policy.md` describes each, `docs/policies/` has examples.
 
 mod cluster;
 mod filter;
@@ -17,6 +17,8 @@ mod place;
 mod reader;
 mod route;
 mod scalar;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -25,11 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
-pub use filter::{Configuration, FailurePolicy, Filter, FilterInstance, FilterLimits};
+pub use filter::{Configuration, Filter, FilterInstance};
 pub use listener::{DownstreamTls, Listener, TlsVersion};
 pub use module::{ModuleSource, WasmModule};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
+pub use portcullis_runtime::FailurePolicy;
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
 

@@ -134,7 +134,23 @@ fn sha256(text: &str) -> Result<String, String> {
 }
 
 fn builtin(name: &str) -> Result<Bytes, String> {
-    Err(format!("there is no builtin `{name}`"))
+    portcullis_plugins::builtin(name)
+        .map(|builtin| Bytes::from_static(builtin.module))
+        .ok_or_else(|| {
+            format!(
+                "there is no builtin `{name}`; there are: {}",
+                builtin_names()
+            )
+        })
+}
+
+/// For messages.
+pub(super) fn builtin_names() -> String {
+    let names: Vec<_> = portcullis_plugins::all()
+        .iter()
+        .map(|builtin| builtin.name)
+        .collect();
+    names.join(", ")
 }
 
 /// The contents of the first custom section of that name. `None` too where the module is malformed: the runtime refuses it later.
