@@ -50,13 +50,17 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads a configuration. None at all means `{}`; anything behind the value is refused.
+/// Reads a configuration, a mapping. None at all means `{}`; anything behind the value is refused.
 pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
     let json = if json.trim_ascii().is_empty() {
         b"{}".as_slice()
     } else {
         json
     };
+    if !json.trim_ascii_start().starts_with(b"{") {
+        // serde would read an array as the fields in their order, and let no key be unknown.
+        return Err(ConfigError::new("", "must be a mapping"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = T::deserialize(&mut deserializer).map_err(|error| reason(String::new(), &error))?;
     deserializer
