@@ -78,7 +78,8 @@ pub struct LimitConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeySource {
-    /// A property by name: what an earlier filter left (`jwt.sub`), or an attribute of the proxy (`connection.uri_san_peer_certificate`).
+    /// A property by name: what an earlier filter left (`jwt.sub`), or an attribute of the proxy
+    /// (`connection.uri_san_peer_certificate`).
     Property(String),
     /// A request header. A client can write what it likes there, unless a trusted proxy in front sets it.
     Header(String),
@@ -106,7 +107,8 @@ pub enum KeyMissing {
 pub enum Fields {
     /// On all answers.
     Always,
-    /// On refusals of this control only: the limit stays unknown until it is met, and passing requests need no response phase.
+    /// On refusals of this control only: the limit stays unknown until it is met, and passing requests need no
+    /// response phase.
     OnRefusal,
     /// On none.
     Never,
@@ -167,8 +169,9 @@ pub(crate) struct Checked {
     pub(crate) key: Key,
     pub(crate) cost: u64,
     pub(crate) shards: u32,
-    /// What the names of the table's shards in shared data begin with. It names everything that two instances must have in common to count
-    /// together: scope, key, limits and size. `cost` is not among them, so that a dear route can draw on the same quota.
+    /// What the names of the table's shards in shared data begin with. It names everything that two instances must
+    /// have in common to count together: scope, key, limits and size. `cost` is not among them, so that a dear route
+    /// can draw on the same quota.
     pub(crate) prefix: String,
     pub(crate) fields: Fields,
 }
@@ -320,133 +323,4 @@ fn window_seconds(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(json: &str) -> Result<Checked, String> {
-        let config: Config =
-            portcullis_sdk::serde_json::from_str(json).map_err(|error| error.to_string())?;
-        config.check().map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let limit = |field: &str| {
-            format!(
-                r#"{{"limits": [{{"name": "a", "requests": 2, "per": "60s"}}, {{"name": "b", {field}}}]}}"#
-            )
-        };
-        let rows = [
-            (r#"{"limit": []}"#.into(), "unknown field `limit`"),
-            (r#"{"limits": []}"#.into(), "limits: must hold from 1 to 4 limits"),
-            (r#"{"limits": [{"name": "a"}]}"#.into(), "missing field `requests`"),
-            (limit(r#""requests": 0, "per": "60s""#), "limits[1].requests: must be from 1 to 1000000, is 0"),
-            (limit(r#""requests": -1, "per": "60s""#), "invalid value: integer `-1`"),
-            (limit(r#""requests": 1000001, "per": "60s""#), "limits[1].requests: must be from 1 to 1000000, is 1000001"),
-            (limit(r#""requests": 1, "per": "60""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "0s""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "+1s""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "s""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": """#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "1µ""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "32d""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": "99999999999999999999d""#), "limits[1].per: must be whole seconds"),
-            (limit(r#""requests": 1, "per": 60"#), "invalid type: integer `60`"),
-            (limit(r#""requests": 5, "per": "1s", "burst": 0"#), "limits[1].burst: must be from 1 to requests, which is 5"),
-            (limit(r#""requests": 5, "per": "1s", "burst": 6"#), "limits[1].burst: must be from 1 to requests, which is 5"),
-            (r#"{"limits": [{"name": "a", "requests": 2, "per": "1s"}, {"name": "a", "requests": 3, "per": "1s"}]}"#.into(), "limits[1].name: `a` is taken"),
-            (r#"{"limits": [{"name": "", "requests": 2, "per": "1s"}]}"#.into(), "limits[0].name: must be from 1 to 32 letters"),
-            (r#"{"limits": [{"name": "a\"b", "requests": 2, "per": "1s"}]}"#.into(), "limits[0].name: must be from 1 to 32 letters"),
-            (r#"{"scope": "a/b"}"#.into(), "scope: must be from 1 to 32 letters"),
-            (r#"{"cost": 0}"#.into(), "cost: must be from 1 to 100, is 0"),
-            (r#"{"cost": 101}"#.into(), "cost: must be from 1 to 100, is 101"),
-            (r#"{"max_keys": 31}"#.into(), "max_keys: must be from 32 to 1048576, is 31"),
-            (r#"{"max_keys": 1048577}"#.into(), "max_keys: must be from 32 to 1048576, is 1048577"),
-            (r#"{"ipv6_prefix": 31}"#.into(), "ipv6_prefix: must be from 32 to 128, is 31"),
-            (r#"{"ipv6_prefix": 129}"#.into(), "ipv6_prefix: must be from 32 to 128, is 129"),
-            (r#"{"fields": "sometimes"}"#.into(), "unknown variant `sometimes`"),
-            (r#"{"key_missing": "allow"}"#.into(), "unknown variant `allow`"),
-            (r#"{"key": []}"#.into(), "key: must name from 1 to 4 sources"),
-            (r#"{"key": 7}"#.into(), "invalid type: integer `7`, expected `address`, `{property: …}`"),
-            (r#"{"key": "property"}"#.into(), "invalid value: string \"property\", expected `address`, `{property: …}`"),
-            (r#"{"key": {"cookie": "sid"}}"#.into(), "unknown variant `cookie`"),
-            (r#"{"key": ["address", {"header": "x-user"}]}"#.into(), "key[1]: is never reached"),
-            (r#"{"key": {"header": "x user"}}"#.into(), "key[0]: must be the name of a header"),
-            (r#"{"key": {"header": ":path"}}"#.into(), "key[0]: must be the name of a header"),
-            (r#"{"key": {"property": ""}}"#.into(), "key[0]: must be the name of a property"),
-        ];
-        for (json, expected) in rows {
-            let error = check(&json)
-                .err()
-                .unwrap_or_else(|| panic!("accepted: {json}"));
-            assert!(error.contains(expected), "{json}: {error}");
-        }
-    }
-
-    #[test]
-    fn keys_may_be_one_or_a_list() {
-        let user = || Source::property("jwt.sub").unwrap();
-        let header = || Source::header("x-api-key").unwrap();
-        let rows = [
-            ("{}", vec![user(), Source::Address]),
-            (r#"{"key": "address"}"#, vec![Source::Address]),
-            (
-                r#"{"key": {"property": "jwt.sub"}, "key_missing": "refuse"}"#,
-                vec![user()],
-            ),
-            (
-                r#"{"key": [{"header": "X-Api-Key"}, {"property": "jwt.sub"}]}"#,
-                vec![header(), user(), Source::Address],
-            ),
-            (
-                r#"{"key": [{"header": "x-api-key"}, "address"], "key_missing": "refuse"}"#,
-                vec![header(), Source::Address],
-            ),
-        ];
-        for (json, expected) in rows {
-            assert_eq!(check(json).unwrap().key.sources(), expected, "{json}");
-        }
-    }
-
-    /// Instances count together only where all that a counter means is equal.
-    #[test]
-    fn tables_are_shared_by_equals_only() {
-        let plain = check("{}").unwrap().prefix;
-        let rows = [
-            (r#"{"cost": 5}"#, true),
-            (r#"{"fields": "never"}"#, true),
-            (r#"{"key": [{"property": "jwt.sub"}, "address"]}"#, true),
-            (r#"{"key": "address"}"#, false),
-            (r#"{"scope": "b"}"#, false),
-            (r#"{"max_keys": 1000}"#, false),
-            (r#"{"ipv6_prefix": 56}"#, false),
-            (
-                r#"{"limits": [{"name": "peruser", "requests": 100, "per": "1m"}]}"#,
-                true,
-            ),
-            (
-                r#"{"limits": [{"name": "peruser", "requests": 99, "per": "60s"}]}"#,
-                false,
-            ),
-        ];
-        for (json, same) in rows {
-            assert_eq!(check(json).unwrap().prefix == plain, same, "{json}");
-        }
-    }
-
-    #[test]
-    fn windows_in_seconds() {
-        let rows = [
-            ("1s", Some(1)),
-            ("90s", Some(90)),
-            ("1m", Some(60)),
-            ("2h", Some(7_200)),
-            ("31d", Some(2_678_400)),
-            ("1w", None),
-            ("1.5s", None),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(window_seconds(text), expected, "{text}");
-        }
-    }
-}
+mod tests;

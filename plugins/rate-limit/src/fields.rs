@@ -1,8 +1,8 @@
 //! The response fields: `RateLimit-Policy`, `RateLimit` and `Retry-After`.
 //!
-//! Source: draft-ietf-httpapi-ratelimit-headers-10 (§3, §4 and §5, structured fields of RFC 9651) and RFC 9110 §10.2.3. `t` is the time until
-//! one more request would pass, as the draft has it since -10, and so never later than `Retry-After`. Limits' names need no escapes: the
-//! configuration allows none that would.
+//! Source: draft-ietf-httpapi-ratelimit-headers-10 (§3, §4 and §5, structured fields of RFC 9651) and RFC 9110
+//! §10.2.3. `t` is the time until one more request would pass, as the draft has it since -10, and so never later than
+//! `Retry-After`. Limits' names need no escapes: the configuration allows none that would.
 
 use core::fmt::Write as _;
 

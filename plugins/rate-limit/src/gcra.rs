@@ -1,14 +1,14 @@
 //! The generic cell rate algorithm: one limit, one number per key.
 //!
-//! The number is the *theoretical arrival time* (TAT): the moment at which the key's debt is paid off. Every request adds the emission
-//! interval to it, and passes where the result stays within the horizon, `burst` intervals from now. A TAT in the past carries no debt and
-//! needs no memory.
+//! The number is the *theoretical arrival time* (TAT): the moment at which the key's debt is paid off. Every request
+//! adds the emission interval to it, and passes where the result stays within the horizon, `burst` intervals from
+//! now. A TAT in the past carries no debt and needs no memory.
 //!
 //! Times are nanoseconds since the Unix epoch, spans are nanoseconds; both `u64`, which lasts until the year 2554.
 //!
-//! Invariant: on an unbroken clock no TAT lies beyond `now + horizon`. One that does was stored before the clock went backwards;
-//! [`Limit::clamped`] brings it to the horizon, so that a clock set back by a year costs a client one window and not the year, and grants nobody a
-//! fresh burst.
+//! Invariant: on an unbroken clock no TAT lies beyond `now + horizon`. One that does was stored before the clock went
+//! backwards; [`Limit::clamped`] brings it to the horizon, so that a clock set back by a year costs a client one
+//! window and not the year, and grants nobody a fresh burst.
 //!
 //! Source: ITU-T I.371 (virtual scheduling algorithm).
 
@@ -90,7 +90,8 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const START: u64 = 1_800_000_000 * SECOND;
 
-    /// Counts what it has let pass, and nothing else: in every span that ends now there may be the burst, and one more for each whole interval.
+    /// Counts what it has let pass, and nothing else: in every span that ends now there may be the burst, and one
+    /// more for each whole interval.
     struct Naive {
         limit: Limit,
         passed: Vec<u64>,
@@ -115,8 +116,8 @@ mod tests {
     fn agrees_with_counting() {
         let mut random = Random::new(1);
         for round in 0..200 {
-            let requests = 1 + random.below(20) as u32;
-            let burst = 1 + random.below(u64::from(requests)) as u32;
+            let requests = 1 + random.below_u32(20);
+            let burst = 1 + random.below_u32(requests);
             let limit = Limit::new("m".into(), requests, 1 + random.below(90), burst);
             let mut naive = Naive {
                 limit: limit.clone(),
@@ -143,13 +144,14 @@ mod tests {
         }
     }
 
-    /// The waiting time is exact: a nanosecond earlier is refused, then it passes; and what `standing` promises is what passes.
+    /// The waiting time is exact: a nanosecond earlier is refused, then it passes; and what `standing` promises is
+    /// what passes.
     #[test]
     fn says_exactly_when_it_will_pass() {
         let mut random = Random::new(2);
         for _ in 0..2_000 {
-            let requests = 1 + random.below(200) as u32;
-            let burst = 1 + random.below(u64::from(requests)) as u32;
+            let requests = 1 + random.below_u32(200);
+            let burst = 1 + random.below_u32(requests);
             let limit = Limit::new("m".into(), requests, 1 + random.below(3_600), burst);
             let cost = 1 + random.below(u64::from(burst));
             let now = START + random.below(SECOND);

@@ -7,7 +7,8 @@ use portcullis_sdk::{Error, Request};
 /// Longest name of a property or header, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
-/// The first segments of the attributes that a proxy gives; they are paths. Any other property is one name, dots and all.
+/// The first segments of the attributes that a proxy gives; they are paths. Any other property is one name, dots and
+/// all.
 const ATTRIBUTES: [&str; 5] = ["connection", "destination", "request", "source", "xds"];
 
 /// One source of a key.
@@ -111,7 +112,8 @@ impl Key {
     }
 }
 
-/// The network that an address stands for: an IPv4 address whole (mapped into IPv6 or not), of an IPv6 address the leading bits.
+/// The network that an address stands for: an IPv4 address whole (mapped into IPv6 or not), of an IPv6 address the
+/// leading bits.
 fn network(address: IpAddr, ipv6_prefix: u8) -> Vec<u8> {
     match address.to_canonical() {
         IpAddr::V4(address) => address.octets().to_vec(),

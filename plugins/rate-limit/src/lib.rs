@@ -21,14 +21,15 @@
 //!
 //! 1. it has a key, or `key_missing` is `address` and the proxy knows the client's address;
 //! 2. the header that the key is read from comes once;
-//! 3. under every limit the key's debt, with this request, stays within the burst. The debt of a request is paid off after `per / requests`
-//!    (GCRA). A request that is refused adds no debt to any limit;
-//! 4. there is room for the key: it has debt already, or a slot of its shard is free. Slots are free once their debt is paid off; one
-//!    with debt is never taken away, since that would hand its owner a fresh burst.
+//! 3. under every limit the key's debt, with this request, stays within the burst. The debt of a request is paid off
+//!    after `per / requests` (GCRA). A request that is refused adds no debt to any limit;
+//! 4. there is room for the key: it has debt already, or a slot of its shard is free. Slots are free once their debt
+//!    is paid off; one with debt is never taken away, since that would hand its owner a fresh burst.
 //!
-//! On answers to requests that pass: `RateLimit-Policy: "peruser";q=100;w=60` and `RateLimit: "peruser";r=99;t=1`, with `r` the requests
-//! that would pass now and `t` the seconds until there is one more (draft-ietf-httpapi-ratelimit-headers-10). They are added to what the upstream or
-//! another instance sends: both are lists.
+//! On answers to requests that pass: `RateLimit-Policy: "peruser";q=100;w=60` and `RateLimit: "peruser";r=99;t=1`,
+//! with `r` the requests that would pass now and `t` the seconds until there is one more
+//! (draft-ietf-httpapi-ratelimit-headers-10). They are added to what the upstream or another instance sends: both are
+//! lists.
 //!
 //! # A refusal
 //!
@@ -40,27 +41,32 @@
 //! | 403 | `key_missing` | (1) |
 //! | 400 | `key_ambiguous` | (2): a later reader might take another value than this control |
 //!
-//! The 429s and the 503 carry `Retry-After`: whole seconds, rounded up, at least 1; the request would then pass, or a slot be free. Where shared data
-//! fails, or the client's address is no IP address, the request is refused with 500.
+//! The 429s and the 503 carry `Retry-After`: whole seconds, rounded up, at least 1; the request would then pass, or a
+//! slot be free. Where shared data fails, or the client's address is no IP address, the request is refused with 500.
 //!
 //! # Caveats
 //!
-//! - A burst comes on top of the rate: any window holds at most `requests + burst` (199 of the default), and many windows `requests` each. For a
-//!   hard ceiling of 100 in every minute write `requests: 50`.
-//! - A user is what jwt-auth verified and left as property `jwt.sub`, so this control stands behind it. An instance with
-//!   `key: address` may stand before it, against floods of bad tokens. A header is whatever a client sends, unless a
-//!   trusted proxy in front sets it.
-//! - Counters are shared by the instances of one `vm_id` that agree in `scope`, `limits`, `key`, `key_missing`, `ipv6_prefix` and `max_keys`. They need not agree in
-//!   `cost`: so a dear route draws more from the same quota. They survive a reload that leaves those alone, and not a restart.
-//!   A changed limit starts counting anew; the old counters stay in the host's memory until the `vm_id` is gone, since the ABI cannot delete.
-//! - Keys are hashed with a random seed that the workers agree on; two of 65,536 clients share a counter with a probability of 2·10⁻¹⁴.
-//! - Time is the host's clock. Set back, it costs a client one window at most; set forward, it forgives what would have been paid off by then.
-//! - While the table is full, new clients are refused: `max_keys` should exceed the clients of one window. Who owns many networks can fill
-//!   it; a limit on addresses before the one on users keeps such a flood out of the users' table.
+//! - A burst comes on top of the rate: any window holds at most `requests + burst` (199 of the default), and many
+//!   windows `requests` each. For a hard ceiling of 100 in every minute write `requests: 50`.
+//! - A user is what jwt-auth verified and left as property `jwt.sub`, so this control stands behind it. An instance
+//!   with `key: address` may stand before it, against floods of bad tokens. A header is whatever a client sends,
+//!   unless a trusted proxy in front sets it.
+//! - Counters are shared by the instances of one `vm_id` that agree in `scope`, `limits`, `key`, `key_missing`,
+//!   `ipv6_prefix` and `max_keys`. They need not agree in `cost`: so a dear route draws more from the same quota.
+//!   They survive a reload that leaves those alone, and not a restart. A changed limit starts counting anew; the old
+//!   counters stay in the host's memory until the `vm_id` is gone, since the ABI cannot delete.
+//! - Keys are hashed with a random seed that the workers agree on; two of 65,536 clients share a counter with a
+//!   probability of 6·10⁻¹⁴.
+//! - Time is the host's clock. Set back, it costs a client one window at most; set forward, it forgives what would
+//!   have been paid off by then.
+//! - While the table is full, new clients are refused: `max_keys` should exceed the clients of one window. Who owns
+//!   many networks can fill it; a limit on addresses before the one on users keeps such a flood out of the users'
+//!   table.
 //!
 //! # Examples
 //!
-//! With `limits: [{name: perminute, requests: 2, per: 60s}]` and `key: address`, the second request passes and the third does not:
+//! With `limits: [{name: perminute, requests: 2, per: 60s}]` and `key: address`, the second request passes and the
+//! third does not:
 //!
 //! ```text
 //! GET / HTTP/1.1             HTTP/1.1 200 OK
@@ -258,12 +264,82 @@ portcullis_sdk::export!(RateLimit);
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use portcullis_sdk::testing::{Harness, Step, check, no_make};
+    use portcullis_sdk::serde_json::{Value, from_slice, from_value, json};
+    use portcullis_sdk::testing::{Harness, Outcome, check, no_make};
 
     use super::RateLimit;
 
     #[test]
     fn cases() {
         check::<RateLimit>("cases.yaml");
+    }
+
+    fn request(harness: &mut Harness<RateLimit>, user: u32) -> Outcome {
+        let step = json!({"properties": {"jwt.sub": user.to_string()}});
+        harness
+            .exchange(&from_value(step).unwrap(), &no_make)
+            .unwrap()
+    }
+
+    fn header<'a>(outcome: &'a Outcome, name: &str) -> Option<&'a [u8]> {
+        outcome
+            .headers
+            .iter()
+            .find(|(known, _)| known == name.as_bytes())
+            .map(|(_, value)| value.as_slice())
+    }
+
+    /// A table of one shard with 64 slots: new users are refused, those with debt go on, and time makes room.
+    #[test]
+    fn a_full_table_says_when_there_is_room() {
+        let mut harness = Harness::<RateLimit>::new(SystemTime::now());
+        harness
+            .configure(
+                r#"{"max_keys": 32, "limits": [{"name": "a", "requests": 2, "per": "60s"}]}"#,
+            )
+            .unwrap();
+        for user in 0..64 {
+            assert_eq!(request(&mut harness, user).status, 200, "user {user}");
+        }
+        let refused = request(&mut harness, 64);
+        assert_eq!(refused.status, 429);
+        assert_eq!(header(&refused, "retry-after"), Some(&b"30"[..]));
+        assert_eq!(
+            header(&refused, "ratelimit-policy"),
+            Some(&b"\"a\";q=2;w=60"[..])
+        );
+        assert_eq!(header(&refused, "ratelimit"), None);
+        let problem: Value = from_slice(&refused.body).unwrap();
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(
+            harness.metric("portcullis.rate-limit.refused.table_full"),
+            Some(1)
+        );
+        assert_eq!(request(&mut harness, 63).status, 200);
+
+        harness.advance(Duration::from_secs(30), &no_make).unwrap();
+        assert_eq!(request(&mut harness, 64).status, 200);
+    }
+
+    /// Counters belong to the shared data and not to the plugin: a reload that leaves the limits alone keeps them.
+    #[test]
+    fn a_reload_keeps_the_counters_of_equal_limits() {
+        let limits = r#""limits": [{"name": "a", "requests": 1, "per": "60s"}]"#;
+        let rows = [
+            (format!("{{{limits}}}"), 200),
+            (format!("{{{limits}}}"), 429),
+            (format!(r#"{{{limits}, "fields": "never"}}"#), 429),
+            (format!(r#"{{{limits}, "scope": "other"}}"#), 200),
+            (
+                r#"{"limits": [{"name": "a", "requests": 2, "per": "60s"}]}"#.to_owned(),
+                200,
+            ),
+            (format!("{{{limits}}}"), 429),
+        ];
+        let mut harness = Harness::<RateLimit>::new(SystemTime::now());
+        for (configuration, status) in rows {
+            harness.configure(&configuration).unwrap();
+            assert_eq!(request(&mut harness, 1).status, status, "{configuration}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The seed: the random key of the hash that places keys, the same for every worker of one `vm_id`.
 //!
-//! Whoever needs it first stores 16 random bytes; all others, and the first one too, use what is stored. It is asked for at the first
-//! request of a VM and not at configure: a VM may be a copy of a snapshot that was taken after configure and in another life of the proxy. It is never
-//! logged and never sent.
+//! Whoever needs it first stores 16 random bytes; all others, and the first one too, use what is stored. It is asked
+//! for at the first request of a VM and not at configure: a VM may be a copy of a snapshot that was taken after
+//! configure and in another life of the proxy. It is never logged and never sent.
 
 use portcullis_sdk::Error;
 

@@ -2,13 +2,16 @@
 
 use portcullis_sdk::{Cas, CasOutcome, Error, SharedData};
 
+/// A value and its version, if there is one.
+pub(crate) type Read<V> = Option<(Vec<u8>, V)>;
+
 /// Shared values under compare-and-swap.
 pub(crate) trait Store {
     /// What a write must know to replace what was read.
     type Version: Copy;
 
     /// The value and its version, if there is one.
-    fn get(&mut self, key: &str) -> Result<Option<(Vec<u8>, Self::Version)>, Error>;
+    fn get(&mut self, key: &str) -> Result<Read<Self::Version>, Error>;
 
     /// Stores a value where there is none; `false` where another was first.
     fn create(&mut self, key: &str, value: &[u8]) -> Result<bool, Error>;
@@ -20,7 +23,7 @@ pub(crate) trait Store {
 impl Store for SharedData {
     type Version = Cas;
 
-    fn get(&mut self, key: &str) -> Result<Option<(Vec<u8>, Cas)>, Error> {
+    fn get(&mut self, key: &str) -> Result<Read<Cas>, Error> {
         SharedData::get(self, key)
     }
 

@@ -1,17 +1,20 @@
 //! The table of keys: a fixed number of shards in shared data, each a packed list of slots.
 //!
-//! A slot holds a fingerprint of 64 bits and, for each limit, the theoretical arrival time (TAT): 8 + 8·limits bytes, little-endian. A shard is the
-//! slots that carry debt, at most [`SLOTS`] of them; whoever writes a shard drops the slots whose TATs have all passed.
+//! A slot holds a fingerprint of 64 bits and, for each limit, the theoretical arrival time (TAT): 8 + 8·limits bytes,
+//! little-endian. A shard is the slots that carry debt, at most [`SLOTS`] of them; whoever writes a shard drops the
+//! slots whose TATs have all passed.
 //!
 //! Invariants
-//! - One request is one `get` and, where it passes, one compare-and-swap of the same shard: all limits of a key stand in one slot, so a request
-//!   takes from all of them or from none.
-//! - No count is lost. A shard is replaced only with the CAS number it was read with, and a shard that is missing is created with
-//!   [`Store::create`], which fails where another worker was first. A lost round starts again from `get`.
+//! - One request is one `get` and, where it passes, one compare-and-swap of the same shard: all limits of a key stand
+//!   in one slot, so a request takes from all of them or from none.
+//! - No count is lost. A shard is replaced only with the CAS number it was read with, and a shard that is missing is
+//!   created with [`Store::create`], which fails where another worker was first. A lost round starts again from
+//!   `get`.
 //! - A slot with debt is never evicted. A key that finds its shard full is refused.
-//! - Keys are told apart by 64 bits of fingerprint and the shard: with n live keys some two of them share a slot with a probability of about
-//!   n² / (2⁶⁵ · shards), 2·10⁻¹⁴ for a full default table. Fingerprint and shard come from a hash whose key is random and known to the workers only
-//!   (`seed.rs`), so that nobody can look for such keys, or for keys that fill one shard.
+//! - Keys are told apart by 64 bits of fingerprint and the shard: with n live keys some two of them share a slot with
+//!   a probability of about n² / (2⁶⁵ · shards), 6·10⁻¹⁴ for a full default table. Fingerprint and shard come from a
+//!   hash whose key is random and known to the workers only (`seed.rs`), so that nobody can look for such keys, or
+//!   for keys that fill one shard.
 
 use core::fmt::Write as _;
 
@@ -123,7 +126,8 @@ impl Table {
     }
 }
 
-/// What follows from a shard as it was read: the verdict, the shard to store (into `new`), and whether it must be stored.
+/// What follows from a shard as it was read: the verdict, the shard to store (into `new`), and whether it must be
+/// stored.
 fn next(
     limits: &[Limit],
     old: &[u8],
@@ -133,7 +137,7 @@ fn next(
     new: &mut Vec<u8>,
 ) -> Result<(Verdict, bool), Error> {
     let slot_bytes = 8 * (1 + limits.len());
-    if old.len() % slot_bytes != 0 || old.len() > slot_bytes * SLOTS {
+    if !old.len().is_multiple_of(slot_bytes) || old.len() > slot_bytes * SLOTS {
         return Err(Error::new(format!(
             "a shard of {} bytes in shared data is not of this table",
             old.len()
@@ -142,8 +146,8 @@ fn next(
 
     new.clear();
     let mut own = None;
-    // Slots from beyond the horizon were stored before the clock went backwards. What they are brought to must be stored even where the request is
-    // refused, or they would move on with the clock.
+    // Slots from beyond the horizon were stored before the clock went backwards. What they are brought to must be
+    // stored even where the request is refused, or they would move on with the clock.
     let mut clamped = false;
     let mut first_free = u64::MAX;
     for slot in old.chunks_exact(slot_bytes) {

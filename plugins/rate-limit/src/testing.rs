@@ -1,11 +1,11 @@
-//! For the tests: shared data as Envoy has it (`shared_data.cc` of proxy-wasm-cpp-host), with a place for other workers to run between two calls;
-//! and random numbers that are the same each time.
+//! For the tests: shared data as Envoy has it (`shared_data.cc` of proxy-wasm-cpp-host), with a place for other
+//! workers to run between two calls; and random numbers that are the same each time.
 
 use std::collections::HashMap;
 
 use portcullis_sdk::Error;
 
-use crate::store::Store;
+use crate::store::{Read, Store};
 
 /// SplitMix64.
 pub(crate) struct Random(u64);
@@ -26,9 +26,14 @@ impl Random {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
+
+    pub(crate) fn below_u32(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.below(bound.into())).unwrap()
+    }
 }
 
-/// One process's shared data. Versions are numbers of one counter; a write with a version onto a missing key succeeds, as it does in Envoy.
+/// One process's shared data. Versions are numbers of one counter; a write with a version onto a missing key
+/// succeeds, as it does in Envoy.
 #[derive(Default)]
 pub(crate) struct Shared {
     values: HashMap<String, (Vec<u8>, u32)>,
@@ -90,7 +95,7 @@ impl<'a, F: FnMut(&mut Shared)> Worker<'a, F> {
 impl<F: FnMut(&mut Shared)> Store for Worker<'_, F> {
     type Version = u32;
 
-    fn get(&mut self, key: &str) -> Result<Option<(Vec<u8>, u32)>, Error> {
+    fn get(&mut self, key: &str) -> Result<Read<u32>, Error> {
         self.calls.0 += 1;
         Ok(self.shared.values.get(key).cloned())
     }

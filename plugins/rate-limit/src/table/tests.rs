@@ -56,8 +56,8 @@ fn a_request_is_one_read_and_at_most_one_write() {
     }
 }
 
-/// Before each write of one worker another one comes in between, sometimes, for the same key or for others of the shard; nothing is counted twice or
-/// forgotten, from the first write on.
+/// Before each write of one worker another one comes in between, sometimes, for the same key or for others of the
+/// shard; nothing is counted twice or forgotten, from the first write on.
 #[test]
 fn no_count_is_lost_between_workers() {
     let limits = [limit(40, 60)];
@@ -238,7 +238,7 @@ fn agrees_with_a_map() {
     for seed in 0..40 {
         let mut random = Random::new(seed);
         let limits = [
-            limit(1 + random.below(5) as u32, 1 + random.below(20)),
+            limit(1 + random.below_u32(5), 1 + random.below(20)),
             limit(20, 120),
         ];
         let mut table = table(&limits, 8);
@@ -272,8 +272,9 @@ fn agrees_with_a_map() {
     }
 }
 
-/// A clock that was a year ahead has filled the shard and spent a quota. When it is set right nobody waits longer than the window, though none of the
-/// requests that find this out is itself counted; and nobody is given a fresh burst.
+/// A clock that was a year ahead has filled the shard and spent a quota. When it is set right nobody waits longer
+/// than the window, though none of the requests that find this out is itself counted; and nobody is given a fresh
+/// burst.
 #[test]
 fn a_clock_set_back_costs_one_window() {
     let ahead = NOW + 365 * 86_400 * SECOND;
