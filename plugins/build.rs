@@ -39,13 +39,41 @@ const EXPORTS_KEPT: [&str; 7] = [
     "proxy_on_memory_allocate",
 ];
 
-/// Where every panic passes through, by name without its hash.
-const PANICS: [&str; 4] = [
-    "core::panicking::panic_fmt",
-    "std::panicking::panic_with_hook",
-    "std::panicking::begin_panic_handler",
-    "alloc::raw_vec::handle_error",
+/// Parts of the (mangled) names of functions that never return: a panic, and the checks that end in one.
+const PANICS: [&str; 14] = [
+    "4core9panicking",
+    "3std9panicking11begin_panic",
+    "3std9panicking15panic_with_hook",
+    "3std9panicking13panic_handler",
+    "4core4cell22panic_already_borrowed",
+    "4core4cell30panic_already_mutably_borrowed",
+    "4core6option13expect_failed",
+    "4core6option13unwrap_failed",
+    "4core6result13unwrap_failed",
+    "5alloc18handle_alloc_error",
+    "8rust_oom",
+    "slice_error_fail",
+    "slice_index_fail",
+    "18panic_access_error",
 ];
+
+/// What only the report of a panic uses: its look-up of `RUST_BACKTRACE`, and standard error.
+const PANIC_REPORT: [&str; 6] = [
+    "3std3env7__var_os",
+    "3std3sys5stdio4unix6Stderr",
+    "3std3sys9backtrace",
+    "3std5alloc24default_alloc_error_hook",
+    "3std5panic19get_backtrace_style",
+    "3std2io17default_write_fmt",
+];
+
+/// Functions that would use standard output or error for a purpose of their own.
+const PRINTS: [&str; 2] = ["3std2io5stdio6__print", "3std2io5stdio7__eprint"];
+
+/// The `proxy-wasm` crate's own getters stand in every context's table of methods; the SDK calls none of them (they
+/// panic on what a client can bring about). Its methods that a host calls start with these words.
+const CONTEXT_METHODS: &str = "10proxy_wasm6traits";
+const CONTEXT_METHODS_CALLED: [&str; 3] = ["on_", "create_", "get_type"];
 
 fn main() -> Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
@@ -151,6 +179,14 @@ fn build(here: &Path, out: &Path, controls: &[String]) -> Result<PathBuf> {
             cargo.env_remove(name);
         }
     }
+    // No path of this machine in the messages of panics; the modules come out the same everywhere.
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = vec![remap(workspace, "portcullis")];
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home =
+        cargo_home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    flags.extend(cargo_home.map(|home| remap(&home, "cargo")));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     let output = cargo.output().context("cannot run cargo")?;
     if !output.status.success() {
         bail!(
@@ -248,6 +284,14 @@ fn prune(linked: &[u8]) -> Result<Vec<u8>> {
     }
     silence_panics(&mut module)?;
     walrus::passes::gc::run(&mut module);
+    let prints = |name: &str| PRINTS.iter().any(|print| name.contains(print));
+    if module
+        .funcs
+        .iter()
+        .any(|function| function.name.as_deref().is_some_and(prints))
+    {
+        bail!("it prints: a control logs through the SDK");
+    }
     Ok(module.emit_wasm())
 }
 
@@ -256,9 +300,13 @@ fn silence_panics(module: &mut Module) -> Result<()> {
     let found: Vec<_> = module
         .funcs
         .iter_local()
-        .filter(|(id, _)| {
+        .filter(|(id, function)| {
             let name = module.funcs.get(*id).name.as_deref().unwrap_or_default();
-            PANICS.iter().any(|panic| name.starts_with(panic))
+            let panics = PANICS.iter().any(|panic| name.contains(panic))
+                && module.types.results(function.ty()).is_empty();
+            panics
+                || PANIC_REPORT.iter().any(|report| name.contains(report))
+                || is_unused_getter(name)
         })
         .map(|(id, function)| (id, function.ty()))
         .collect();
@@ -279,6 +327,23 @@ fn silence_panics(module: &mut Module) -> Result<()> {
         module.funcs.get_mut(id).kind = FunctionKind::Local(builder.local_func(arguments));
     }
     Ok(())
+}
+
+/// Whether it is a method of a context that neither the host nor the SDK calls, by its (mangled) name.
+fn is_unused_getter(name: &str) -> bool {
+    let Some((_, path)) = name.split_once(CONTEXT_METHODS) else {
+        return false;
+    };
+    // `7Context15get_shared_data17h…`: the trait, then the method, each after its length.
+    let method = path
+        .trim_start_matches(|c: char| c.is_ascii_digit())
+        .split_once(|c: char| c.is_ascii_digit());
+    let method = method.map(|(_, rest)| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    method.is_some_and(|method| {
+        !CONTEXT_METHODS_CALLED
+            .iter()
+            .any(|called| method.starts_with(called))
+    })
 }
 
 /// The text of the custom section `portcullis`.

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
+use crate::json::{self, Json};
+
 /// What is wrong with a configuration, and where. `portcullis check` puts the line of the policy file before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -51,30 +53,259 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Reads a configuration, a mapping. None at all means `{}`; anything behind the value is refused.
-pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
-    let json = if json.trim_ascii().is_empty() {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ConfigError> {
+    let bytes = if bytes.trim_ascii().is_empty() {
         b"{}".as_slice()
     } else {
-        json
+        bytes
     };
-    if !json.trim_ascii_start().starts_with(b"{") {
-        // serde would read an array as the fields in their order, and let no key be unknown.
+    let tree = json::parse(bytes).map_err(|reason| ConfigError::new("", reason))?;
+    if !matches!(tree, Json::Object(_)) {
         return Err(ConfigError::new("", "must be a mapping"));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = T::deserialize(&mut deserializer).map_err(|error| reason(String::new(), &error))?;
-    deserializer
-        .end()
-        .map_err(|error| reason(String::new(), &error))?;
-    Ok(value)
+    T::deserialize(&tree).map_err(|fault| ConfigError::new(fault.path(), fault.reason()))
 }
 
-/// serde_json's message without its line and column: they are those of the JSON that the host made, not of the file
-/// that the operator wrote.
-fn reason(key: String, error: &serde_json::Error) -> ConfigError {
-    let mut message = error.to_string();
-    if let Some(at) = message.rfind(" at line ") {
-        message.truncate(at);
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::parse;
+    use crate::json;
+    use crate::random::Random;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Config {
+        number: u8,
+        text: Option<String>,
+        keys: Vec<Key>,
+        mode: Mode,
+        either: Option<Either>,
+        ratio: f64,
     }
-    ConfigError::new(key, message)
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Key {
+        kid: String,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        #[default]
+        Off,
+        At(u32),
+        Between {
+            low: i64,
+        },
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Flag(bool),
+        Words(Vec<String>),
+    }
+
+    #[test]
+    fn reads_what_serde_can_say() {
+        let check = |json: &str, expected: Config| {
+            assert_eq!(parse::<Config>(json.as_bytes()), Ok(expected), "{json}")
+        };
+        check("", Config::default());
+        check(" \n", Config::default());
+        check("{}", Config::default());
+        check(
+            r#"{"number": 255}"#,
+            Config {
+                number: 255,
+                ..Config::default()
+            },
+        );
+        let text = Some("aé😀\n".into());
+        check(
+            r#"{"text": "a\u00e9\ud83d\ude00\n"}"#,
+            Config {
+                text,
+                ..Config::default()
+            },
+        );
+        check(r#"{"text": null}"#, Config::default());
+        let keys = vec![Key { kid: "a".into() }];
+        check(
+            r#"{"keys": [{"kid": "a"}]}"#,
+            Config {
+                keys,
+                ..Config::default()
+            },
+        );
+        check(r#"{"mode": "off"}"#, Config::default());
+        check(
+            r#"{"mode": {"at": 3}}"#,
+            Config {
+                mode: Mode::At(3),
+                ..Config::default()
+            },
+        );
+        let mode = Mode::Between { low: -3 };
+        check(
+            r#"{"mode": {"between": {"low": -3}}}"#,
+            Config {
+                mode,
+                ..Config::default()
+            },
+        );
+        check(
+            r#"{"either": true}"#,
+            Config {
+                either: Some(Either::Flag(true)),
+                ..Config::default()
+            },
+        );
+        let either = Some(Either::Words(vec!["x".into()]));
+        check(
+            r#"{"either": ["x"]}"#,
+            Config {
+                either,
+                ..Config::default()
+            },
+        );
+        check(
+            r#"{"ratio": 2.5e1}"#,
+            Config {
+                ratio: 25.0,
+                ..Config::default()
+            },
+        );
+        check(
+            r#"{"ratio": 2}"#,
+            Config {
+                ratio: 2.0,
+                ..Config::default()
+            },
+        );
+    }
+
+    #[test]
+    fn a_fault_names_its_path() {
+        for (json, line) in [
+            ("[]", "must be a mapping"),
+            ("{} x", "something stands behind the value (JSON, byte 3)"),
+            (
+                r#"{"number": 1, "number": 2}"#,
+                "a key comes twice (JSON, byte 22)",
+            ),
+            (
+                r#"{"x": 1}"#,
+                "x: unknown field `x`, expected one of `number`, `text`, `keys`, `mode`, `either`, `ratio`",
+            ),
+            (r#"{"number": 256}"#, "number: expected u8, found 256"),
+            (
+                r#"{"number": "secret"}"#,
+                "number: expected u8, found a text",
+            ),
+            (
+                r#"{"number": 1.5}"#,
+                "number: expected u8, found a number with a fraction",
+            ),
+            (
+                r#"{"keys": [{"kid": "a"}, {"kid": 2}]}"#,
+                "keys[1].kid: expected a string, found an integer",
+            ),
+            (r#"{"keys": [{}]}"#, "keys[0]: missing field `kid`"),
+            (
+                r#"{"keys": [["a"]]}"#,
+                "keys[0]: expected struct Key, found a list",
+            ),
+            (
+                r#"{"mode": {"between": {"low": "x"}}}"#,
+                "mode.between.low: expected i64, found a text",
+            ),
+            (r#"{"mode": "at"}"#, "mode: `at` wants something under it"),
+            (
+                r#"{"mode": "maybe"}"#,
+                "mode: unknown variant `maybe`, expected one of `off`, `at`, `between`",
+            ),
+        ] {
+            let fault = parse::<Config>(json.as_bytes()).unwrap_err();
+            assert_eq!(fault.line(), format!("configuration: {line}"), "{json}");
+        }
+    }
+
+    /// What serde_json reads must come out the same, and what it refuses must be refused.
+    #[test]
+    fn agrees_with_serde_json_on_random_text() {
+        let mut random = Random::new(1);
+        let pieces = [
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"",
+            "\"a\"",
+            "\"b\"",
+            "1",
+            "-1",
+            "01",
+            "0",
+            "1.5",
+            "1e3",
+            "-",
+            "true",
+            "false",
+            "null",
+            " ",
+            "\\",
+            "\"\\u0041\"",
+            "\"\\ud800\"",
+            "\"\\n\"",
+            "18446744073709551616",
+            "\u{1}",
+            "é",
+            "tru",
+            "{\"k\":",
+            "[1,",
+        ];
+        let (mut good, mut bad) = (0, 0);
+        for _ in 0..200_000 {
+            let text: String = (0..random.below(8))
+                .map(|_| pieces[random.below(pieces.len())])
+                .collect();
+            let ours = json::parse(text.as_bytes());
+            let theirs = serde_json::from_str::<serde_json::Value>(&text);
+            let twice = ours
+                .as_ref()
+                .is_err_and(|reason| reason.starts_with("a key comes twice"));
+            assert!(
+                ours.is_ok() == theirs.is_ok() || twice,
+                "{text:?}: {ours:?} {theirs:?}"
+            );
+            if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
+                good += 1;
+                assert_eq!(
+                    serde_json::Value::deserialize(&ours).unwrap(),
+                    theirs,
+                    "{text:?}"
+                );
+            } else {
+                bad += 1;
+            }
+        }
+        assert!(
+            good > 1000 && bad > 1000,
+            "{good} good, {bad} bad: the texts are not random enough"
+        );
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |depth: usize| ["[".repeat(depth), "]".repeat(depth)].concat();
+        assert!(json::parse(nested(64).as_bytes()).is_ok());
+        assert!(json::parse(nested(66).as_bytes()).is_err());
+        assert!(json::parse("[".repeat(1_000_000).as_bytes()).is_err());
+    }
 }

@@ -14,7 +14,7 @@
 //!
 //! Order of the files, each using only those before it: `limits < error < host < {fields, log} < {connection,
 //! shared_data, foreign, metric} < {request, response, body, exchange_log, http_call, plugin_context} < decision <
-//! {callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
+//! json < tree < {callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
 
 mod body;
 mod callbacks;
@@ -32,16 +32,20 @@ mod fields;
 mod foreign;
 mod host;
 mod http_call;
+mod json;
 mod limits;
 mod log;
 mod metric;
 mod plugin;
 mod plugin_context;
+#[cfg(test)]
+mod random;
 mod request;
 mod response;
 mod shared_data;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod tree;
 
 pub use body::Body;
 pub use callbacks::Callbacks;

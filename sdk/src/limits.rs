@@ -15,3 +15,6 @@ pub(crate) const LOG_BYTES_MAX: usize = 8 * 1024;
 
 /// Different reasons of refusal that get a metric of their own; a control has a handful, each a constant.
 pub(crate) const REASONS_MAX: usize = 64;
+
+/// How deep a configuration may nest: the reader recurses, and a guest's stack is small.
+pub(crate) const JSON_DEPTH_MAX: usize = 64;
