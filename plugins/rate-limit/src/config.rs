@@ -47,7 +47,7 @@ impl Default for Config {
                 per: "60s".into(),
                 burst: None,
             }],
-            key: KeyOrder(vec![KeySource::Property("jwt.sub".into())]),
+            key: KeyOrder::One(KeySource::Property("jwt.sub".into())),
             key_missing: KeyMissing::Address,
             ipv6_prefix: 64,
             scope: String::new(),
@@ -89,7 +89,12 @@ pub enum KeySource {
 
 /// One source, or several in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyOrder(pub Vec<KeySource>);
+pub enum KeyOrder {
+    /// This one, and no other.
+    One(KeySource),
+    /// The first of these that is there.
+    List(Vec<KeySource>),
+}
 
 /// What becomes of a request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -129,20 +134,18 @@ impl<'de> Deserialize<'de> for KeyOrder {
             fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<KeyOrder, E> {
                 // A bare `property` would be called an "invalid type: unit variant".
                 if word == "address" {
-                    KeySource::deserialize(StrDeserializer::new(word))
-                        .map(|source| KeyOrder(vec![source]))
+                    KeySource::deserialize(StrDeserializer::new(word)).map(KeyOrder::One)
                 } else {
                     Err(E::invalid_value(serde::de::Unexpected::Str(word), &self))
                 }
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeyOrder, A::Error> {
-                KeySource::deserialize(MapAccessDeserializer::new(map))
-                    .map(|source| KeyOrder(vec![source]))
+                KeySource::deserialize(MapAccessDeserializer::new(map)).map(KeyOrder::One)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<KeyOrder, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(KeyOrder)
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(KeyOrder::List)
             }
         }
 
@@ -188,7 +191,7 @@ impl Config {
         if !self.scope.is_empty() {
             name("scope", &self.scope)?;
         }
-        let sources = sources(&self.key.0, self.key_missing)?;
+        let sources = sources(&self.key, self.key_missing)?;
 
         let slots = u32::try_from(SLOTS / SLOTS_PER_KEY).unwrap_or(1);
         let shards = self.max_keys.div_ceil(slots);
@@ -244,7 +247,11 @@ fn limits(written: &[LimitConfig]) -> Result<Vec<Limit>, ConfigError> {
     Ok(limits)
 }
 
-fn sources(written: &[KeySource], missing: KeyMissing) -> Result<Vec<Source>, ConfigError> {
+fn sources(order: &KeyOrder, missing: KeyMissing) -> Result<Vec<Source>, ConfigError> {
+    let (written, is_list) = match order {
+        KeyOrder::One(source) => (std::slice::from_ref(source), false),
+        KeyOrder::List(list) => (list.as_slice(), true),
+    };
     within("key", written.len(), 1, KEY_SOURCES_MAX).map_err(|_| {
         ConfigError::new(
             "key",
@@ -253,7 +260,11 @@ fn sources(written: &[KeySource], missing: KeyMissing) -> Result<Vec<Source>, Co
     })?;
     let mut sources = Vec::with_capacity(written.len() + 1);
     for (index, source) in written.iter().enumerate() {
-        let at = format!("key[{index}]");
+        let at = if is_list {
+            format!("key[{index}]")
+        } else {
+            "key".to_owned()
+        };
         if sources.contains(&Source::Address) {
             return Err(ConfigError::new(
                 at,
@@ -261,10 +272,14 @@ fn sources(written: &[KeySource], missing: KeyMissing) -> Result<Vec<Source>, Co
             ));
         }
         sources.push(match source {
-            KeySource::Property(name) => Source::property(name)
-                .ok_or_else(|| ConfigError::new(at, "must be the name of a property, from 1 to 128 bytes of visible ASCII"))?,
-            KeySource::Header(name) => Source::header(name)
-                .ok_or_else(|| ConfigError::new(at, "must be the name of a header, from 1 to 128 letters, digits and hyphens or the like"))?,
+            KeySource::Property(name) => Source::property(name).ok_or_else(|| {
+                let reason = "must be the name of a property: 1 to 128 bytes of visible ASCII";
+                ConfigError::new(at + ".property", reason)
+            })?,
+            KeySource::Header(name) => Source::header(name).ok_or_else(|| {
+                let reason = "must be the name of a header: 1 to 128 letters, digits, `-` and `_`";
+                ConfigError::new(at + ".header", reason)
+            })?,
             KeySource::Address => Source::Address,
         });
     }

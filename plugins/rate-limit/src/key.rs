@@ -38,9 +38,9 @@ impl Source {
         plain.then_some(Self::Property(path))
     }
 
-    /// From a header's name; none if it is no token.
+    /// From a header's name; none if it is none that a proxy would hand on.
     pub(crate) fn header(name: &str) -> Option<Self> {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         let plain = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(token);
         plain.then(|| Self::Header(name.to_ascii_lowercase()))
     }
