@@ -73,8 +73,6 @@ pub enum TrapKind {
     OutOfTime,
     /// A hostcall where none is allowed: inside the guest's allocator, or during `_initialize`.
     Restricted,
-    /// The guest's allocator answered with null or with memory it does not have.
-    Allocator,
     /// `proc_exit` was called.
     Exit,
     /// Any other: division by zero, a bad indirect call, …
@@ -83,13 +81,12 @@ pub enum TrapKind {
 
 impl TrapKind {
     /// All kinds, in the order of their index.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Unreachable,
         Self::OutOfBounds,
         Self::StackOverflow,
         Self::OutOfTime,
         Self::Restricted,
-        Self::Allocator,
         Self::Exit,
         Self::Other,
     ];
@@ -102,7 +99,6 @@ impl TrapKind {
             Self::StackOverflow => "stack_overflow",
             Self::OutOfTime => "out_of_time",
             Self::Restricted => "restricted_hostcall",
-            Self::Allocator => "bad_allocator",
             Self::Exit => "exit",
             Self::Other => "other",
         }

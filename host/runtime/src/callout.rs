@@ -9,7 +9,7 @@ use crate::{
     fields::{FieldList, Fields as _},
 };
 
-/// A callout's id. Per VM and never reused: 4, 8, 12 … as in Envoy, whose low two bits tell the kind of callout.
+/// A callout's id: 4, 8, 12 … as in Envoy, whose low two bits tell the kind of callout. They count on when a VM is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CalloutId(pub u32);
 

@@ -112,8 +112,6 @@ pub const FOREIGN_RESULT_BYTES_MAX: usize = 4 << 20;
 
 /// Stream contexts of one VM alive at once. Each is an exchange in flight; the proxy bounds those first.
 pub const CONTEXTS_MAX: usize = 1 << 16;
-/// Filters of a chain.
-pub const FILTERS_MAX: usize = 64;
 
 /// First wait after a start that failed, ms; it doubles up to [`BACKOFF_MS_MAX`], each time ± 25 %.
 pub const BACKOFF_MS_MIN: u64 = 1_000;

@@ -7,13 +7,11 @@
 
 use std::cell::{Cell, RefCell};
 
-use bytes::Bytes;
-
 use crate::{
     body::Body,
     embedder::StreamToken,
     exchange::{Direction, Exchange},
-    fields::FieldList,
+    local_response::LocalResponse,
     property::Properties,
 };
 
@@ -42,6 +40,8 @@ pub(crate) struct FilterCell {
     pub(crate) asked: Cell<Asked>,
     /// What it held of the two bodies, the chunk at hand included.
     pub(crate) bodies: [RefCell<Body>; 2],
+    /// Whether it holds them back, and if so, whether their end was seen.
+    pub(crate) held: [Cell<Option<bool>>; 2],
     pub(crate) local: RefCell<Option<LocalResponse>>,
     /// Its VM broke while the exchange was under way.
     pub(crate) broken: Cell<bool>,
@@ -49,11 +49,18 @@ pub(crate) struct FilterCell {
 
 impl FilterCell {
     pub(crate) fn body(&self, direction: Direction) -> &RefCell<Body> {
-        let [request, response] = &self.bodies;
-        match direction {
-            Direction::Request => request,
-            Direction::Response => response,
-        }
+        side(&self.bodies, direction)
+    }
+
+    pub(crate) fn held(&self, direction: Direction) -> &Cell<Option<bool>> {
+        side(&self.held, direction)
+    }
+}
+
+fn side<T>([request, response]: &[T; 2], direction: Direction) -> &T {
+    match direction {
+        Direction::Request => request,
+        Direction::Response => response,
     }
 }
 
@@ -120,15 +127,4 @@ impl Asked {
             Direction::Response => Self { resume_response: resume, ..self },
         }
     }
-}
-
-/// A response that a filter makes in place of the upstream's. The first one is final.
-#[derive(Clone, Debug)]
-pub(crate) struct LocalResponse {
-    pub(crate) status: u16,
-    /// Checked.
-    pub(crate) headers: FieldList,
-    pub(crate) body: Bytes,
-    /// 0..=16, else none was given.
-    pub(crate) grpc_status: Option<u8>,
 }

@@ -1,0 +1,78 @@
+//! Callouts: HTTP calls to the clusters that the operator allows. They belong to the plugin, whatever stream makes them.
+//!
+//! gRPC is not served yet: `UNIMPLEMENTED`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Call, http_fields::checked_pairs};
+use crate::{
+    abi::{Failure, Status},
+    callout::{CalloutId, HttpCall, is_complete},
+    fields::FieldList,
+    limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX, CALLOUTS_MAX},
+};
+
+#[expect(clippy::too_many_arguments, reason = "the ABI's own shape")]
+pub(super) fn http_call(
+    call: &mut Call<'_>,
+    cluster: u32,
+    cluster_len: u32,
+    headers: u32,
+    headers_len: u32,
+    body: u32,
+    body_len: u32,
+    trailers: u32,
+    trailers_len: u32,
+    timeout_ms: u32,
+    out: u32,
+) -> Result<(), Failure> {
+    call.check_out(out)?;
+    let cluster = std::str::from_utf8(call.bytes(cluster, cluster_len)?).map_err(|_| Status::BadArgument)?.to_owned();
+    let headers = list(call.bytes(headers, headers_len)?)?;
+    let body = Bytes::copy_from_slice(call.bytes(body, body_len)?);
+    let trailers = list(call.bytes(trailers, trailers_len)?)?;
+    call.write_u32(out, 0)?;
+    let state = call.state_mut();
+    if !state.owner.spec.clusters.contains(&cluster) || !is_complete(&headers) || body.len() > CALLOUT_BODY_BYTES_MAX {
+        return Err(Status::BadArgument.into());
+    }
+    if state.root.calls.len() >= CALLOUTS_MAX {
+        return Err(Status::InternalFailure.into());
+    }
+    let id = state.owner.next_callout();
+    if state.root.calls.contains(&id) {
+        return Err(Status::InternalFailure.into());
+    }
+    let timeout = Duration::from_millis(u64::from(timeout_ms.clamp(1, CALLOUT_TIMEOUT_MS_MAX)));
+    let request = HttpCall { cluster, headers, body, trailers, timeout };
+    state.owner.embedder.start_http_call(state.owner.id, CalloutId(id), request).map_err(Status::from)?;
+    state.root.calls.push(id);
+    call.write_u32(out, id)
+}
+
+fn list(pairs: &[u8]) -> Result<FieldList, Status> {
+    let mut list = FieldList::new();
+    for (name, value) in checked_pairs(pairs)? {
+        list.push(Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+    }
+    Ok(list)
+}
+
+macro_rules! unimplemented_calls {
+    ($($name:ident($($argument:ident),*);)+) => {
+        $(#[allow(clippy::too_many_arguments, reason = "the ABI's own shape")]
+        pub(super) fn $name(_: &mut Call<'_>, $($argument: u32),*) -> Result<(), Failure> {
+            Err(Status::Unimplemented.into())
+        })+
+    };
+}
+
+unimplemented_calls! {
+    grpc_call(_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11);
+    grpc_stream(_0, _1, _2, _3, _4, _5, _6, _7, _8);
+    grpc_send(_0, _1, _2, _3);
+    grpc_cancel(_0);
+    grpc_close(_0);
+}

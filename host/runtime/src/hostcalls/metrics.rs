@@ -1,0 +1,42 @@
+//! Metrics that plugins define. Ids are per VM; as in Envoy the low two bits tell the kind, and each definition gives a new id.
+
+use std::sync::Arc;
+
+use super::Call;
+use crate::{
+    abi::{Failure, MetricKind, Status},
+    limits::METRIC_IDS_MAX,
+    metrics::Metric,
+};
+
+pub(super) fn define_metric(call: &mut Call<'_>, kind: u32, name: u32, len: u32, out: u32) -> Result<(), Failure> {
+    let kind = MetricKind::from_u32(kind).ok_or(Status::BadArgument)?;
+    call.check_out(out)?;
+    if call.state().metrics.len() >= METRIC_IDS_MAX {
+        return Err(Status::InternalFailure.into());
+    }
+    let metric = call.state().owner.shared.metrics.define(kind, call.bytes(name, len)?)?;
+    let metrics = &mut call.state_mut().metrics;
+    metrics.push(metric);
+    let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
+    call.write_u32(out, number << 2 | kind as u32)
+}
+
+fn find<'a>(call: &'a Call<'_>, id: u32) -> Result<&'a Arc<Metric>, Status> {
+    let index = usize::try_from(id >> 2).ok().and_then(|number| number.checked_sub(1));
+    index.and_then(|index| call.state().metrics.get(index)).ok_or(Status::NotFound)
+}
+
+pub(super) fn increment_metric(call: &mut Call<'_>, id: u32, delta: i64) -> Result<(), Failure> {
+    Ok(find(call, id)?.increment(delta)?)
+}
+
+pub(super) fn record_metric(call: &mut Call<'_>, id: u32, value: u64) -> Result<(), Failure> {
+    find(call, id)?.record(value);
+    Ok(())
+}
+
+pub(super) fn metric(call: &mut Call<'_>, id: u32, out: u32) -> Result<(), Failure> {
+    let value = find(call, id)?.value()?;
+    call.write(out, &value.to_le_bytes())
+}

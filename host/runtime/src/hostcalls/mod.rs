@@ -1,0 +1,245 @@
+//! Hostcalls: what a guest may ask of the host, one file a chapter of the ABI text, under the ABI's own names.
+//!
+//! Each is an ordinary function `-> Result<_, Failure>`. This file holds the only table that registers them and the only place
+//! that turns a [`Failure`] into what a guest sees: a status, or its end.
+
+/// The table's form: when it is served, its name, the function, its arguments.
+macro_rules! table {
+    ($linker:expr, $module:expr; $($when:ident $name:literal $function:path, ($($argument:ident: $type:ty),*);)+) => {
+        {$($linker.func_wrap($module, $name, |caller: Caller<'_, VmState>, $($argument: $type),*| {
+            answer($name, When::$when, caller, |call| $function(call, $($argument),*))
+        })?;)+}
+    };
+}
+
+mod buffers;
+mod callouts;
+mod http_fields;
+mod metrics;
+mod properties;
+mod shared;
+mod streams;
+mod system;
+mod wasi;
+
+use std::rc::Rc;
+
+use wasmtime::{Caller, Linker, Memory};
+
+use crate::{
+    abi::{AbiVersion, Failure, Status, TrapKind},
+    context::StreamContext,
+    memory,
+    state::{Ended, Mode, VmState, trap_kind},
+};
+
+/// When a hostcall is served.
+#[derive(Clone, Copy)]
+enum When {
+    /// Always, inside of the guest's allocator too.
+    Always,
+    /// Not inside of the allocator.
+    Started,
+    /// Only once contexts exist.
+    Running,
+}
+
+impl When {
+    fn allows(self, mode: Mode) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Started => mode <= Mode::Initializing,
+            Self::Running => mode == Mode::Running,
+        }
+    }
+}
+
+/// The answer's vocabulary: proxy statuses, or WASI's error numbers.
+trait Reply {
+    fn number(self) -> u32;
+    fn of_status(status: Status) -> u32;
+}
+
+impl Reply for () {
+    fn number(self) -> u32 {
+        Status::Ok as u32
+    }
+
+    fn of_status(status: Status) -> u32 {
+        status as u32
+    }
+}
+
+/// The one place where a failure becomes a status for the guest or its end.
+fn answer<R: Reply>(
+    name: &'static str,
+    when: When,
+    caller: Caller<'_, VmState>,
+    run: impl FnOnce(&mut Call<'_>) -> Result<R, Failure>,
+) -> wasmtime::Result<u32> {
+    let state = caller.data();
+    let (true, Some(memory)) = (when.allows(state.mode), state.memory) else {
+        tracing::debug!(plugin = state.owner.spec.name, hostcall = name, mode = ?state.mode, "hostcall where none is allowed");
+        return Err(Ended(TrapKind::Restricted).into());
+    };
+    let mut call = Call { caller, memory };
+    match run(&mut call) {
+        Ok(reply) => Ok(reply.number()),
+        Err(Failure::Status(status)) => {
+            tracing::trace!(plugin = call.state().owner.spec.name, hostcall = name, ?status, "hostcall refused");
+            Ok(R::of_status(status))
+        }
+        Err(Failure::Trap(kind)) => Err(Ended(kind).into()),
+    }
+}
+
+/// Puts every hostcall of `abi` into `linker`. Envoy offers each module only the imports of its own ABI version; so do we.
+pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtime::Result<()> {
+    table! { linker, "env";
+        Always  "proxy_log" system::log, (level: u32, message: u32, len: u32);
+        Always  "proxy_get_current_time_nanoseconds" system::current_time_nanoseconds, (out: u32);
+        Running "proxy_set_tick_period_milliseconds" system::set_tick_period_milliseconds, (period: u32);
+        Running "proxy_done" system::done, ();
+        Running "proxy_set_effective_context" system::set_effective_context, (context: u32);
+        Running "proxy_get_status" system::status, (code: u32, message: u32, len: u32);
+        Running "proxy_call_foreign_function" system::call_foreign_function, (name: u32, name_len: u32, arguments: u32, arguments_len: u32, results: u32, results_len: u32);
+
+        Running "proxy_get_buffer_bytes" buffers::buffer_bytes, (buffer: u32, start: u32, max: u32, out: u32, out_len: u32);
+        Running "proxy_get_buffer_status" buffers::buffer_status, (buffer: u32, len: u32, flags: u32);
+        Running "proxy_set_buffer_bytes" buffers::set_buffer_bytes, (buffer: u32, start: u32, size: u32, data: u32, len: u32);
+
+        Running "proxy_get_header_map_size" http_fields::header_map_size, (map: u32, out: u32);
+        Running "proxy_get_header_map_pairs" http_fields::header_map_pairs, (map: u32, out: u32, out_len: u32);
+        Running "proxy_set_header_map_pairs" http_fields::set_header_map_pairs, (map: u32, pairs: u32, len: u32);
+        Running "proxy_get_header_map_value" http_fields::header_map_value, (map: u32, key: u32, key_len: u32, out: u32, out_len: u32);
+        Running "proxy_add_header_map_value" http_fields::add_header_map_value, (map: u32, key: u32, key_len: u32, value: u32, len: u32);
+        Running "proxy_replace_header_map_value" http_fields::replace_header_map_value, (map: u32, key: u32, key_len: u32, value: u32, len: u32);
+        Running "proxy_remove_header_map_value" http_fields::remove_header_map_value, (map: u32, key: u32, key_len: u32);
+
+        Running "proxy_send_local_response" streams::send_local_response, (code: u32, details: u32, details_len: u32, body: u32, body_len: u32, headers: u32, headers_len: u32, grpc_status: u32);
+
+        Running "proxy_get_property" properties::property, (path: u32, path_len: u32, out: u32, out_len: u32);
+        Running "proxy_set_property" properties::set_property, (path: u32, path_len: u32, value: u32, len: u32);
+
+        Running "proxy_http_call" callouts::http_call, (cluster: u32, cluster_len: u32, headers: u32, headers_len: u32, body: u32, body_len: u32, trailers: u32, trailers_len: u32, timeout_ms: u32, out: u32);
+        Running "proxy_grpc_call" callouts::grpc_call, (_0: u32, _1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32, _9: u32, _10: u32, _11: u32);
+        Running "proxy_grpc_stream" callouts::grpc_stream, (_0: u32, _1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32);
+        Running "proxy_grpc_send" callouts::grpc_send, (_0: u32, _1: u32, _2: u32, _3: u32);
+        Running "proxy_grpc_cancel" callouts::grpc_cancel, (_0: u32);
+        Running "proxy_grpc_close" callouts::grpc_close, (_0: u32);
+
+        Running "proxy_set_shared_data" shared::set_shared_data, (key: u32, key_len: u32, value: u32, len: u32, cas: u32);
+        Running "proxy_get_shared_data" shared::shared_data, (key: u32, key_len: u32, out: u32, out_len: u32, cas: u32);
+        Running "proxy_register_shared_queue" shared::register_shared_queue, (name: u32, len: u32, out: u32);
+        Running "proxy_resolve_shared_queue" shared::resolve_shared_queue, (vm_id: u32, vm_id_len: u32, name: u32, len: u32, out: u32);
+        Running "proxy_enqueue_shared_queue" shared::enqueue_shared_queue, (queue: u32, data: u32, len: u32);
+        Running "proxy_dequeue_shared_queue" shared::dequeue_shared_queue, (queue: u32, out: u32, out_len: u32);
+
+        Running "proxy_define_metric" metrics::define_metric, (kind: u32, name: u32, len: u32, out: u32);
+        Running "proxy_increment_metric" metrics::increment_metric, (metric: u32, delta: i64);
+        Running "proxy_record_metric" metrics::record_metric, (metric: u32, value: u64);
+        Running "proxy_get_metric" metrics::metric, (metric: u32, out: u32);
+    }
+    match abi {
+        AbiVersion::V0_1_0 => table! { linker, "env";
+            Running "proxy_get_configuration" buffers::configuration, (out: u32, out_len: u32);
+            // The ABI text gives the next three no result, but SDKs and Envoy do.
+            Running "proxy_continue_request" streams::continue_request, ();
+            Running "proxy_continue_response" streams::continue_response, ();
+            Running "proxy_clear_route_cache" streams::clear_route_cache, ();
+        },
+        AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => table! { linker, "env";
+            Running "proxy_continue_stream" streams::continue_stream, (stream: u32);
+            Running "proxy_close_stream" streams::close_stream, (stream: u32);
+        },
+    }
+    if abi == AbiVersion::V0_2_1 {
+        table! { linker, "env"; Always "proxy_get_log_level" system::log_level, (out: u32); }
+    }
+    linker.func_wrap("env", "pthread_equal", |left: u32, right: u32| u32::from(left == right))?;
+    linker.func_wrap("env", "emscripten_notify_memory_growth", |_: u32| {})?;
+    wasi::register(linker)
+}
+
+/// One hostcall under way: the caller, and its memory.
+struct Call<'a> {
+    caller: Caller<'a, VmState>,
+    memory: Memory,
+}
+
+impl Call<'_> {
+    fn state(&self) -> &VmState {
+        self.caller.data()
+    }
+
+    fn state_mut(&mut self) -> &mut VmState {
+        self.caller.data_mut()
+    }
+
+    /// The stream acted on; `None` is the plugin itself.
+    fn stream(&self) -> Option<StreamContext> {
+        self.state().stream().cloned()
+    }
+
+    fn memory(&self) -> &[u8] {
+        self.memory.data(&self.caller)
+    }
+
+    /// Guest memory and the state at once.
+    fn parts(&mut self) -> (&mut [u8], &mut VmState) {
+        self.memory.data_and_store_mut(&mut self.caller)
+    }
+
+    /// The guest's bytes, for as long as nothing calls the guest.
+    fn bytes(&self, pointer: u32, len: u32) -> Result<&[u8], Failure> {
+        memory::slice(self.memory(), pointer, len)
+    }
+
+    /// Checks a place for a u32 before anything is done.
+    fn check_out(&self, pointer: u32) -> Result<(), Failure> {
+        memory::range(pointer, 4, self.memory().len()).map(|_| ())
+    }
+
+    fn write(&mut self, pointer: u32, bytes: &[u8]) -> Result<(), Failure> {
+        memory::write(self.memory.data_mut(&mut self.caller), pointer, bytes)
+    }
+
+    fn write_u32(&mut self, pointer: u32, value: u32) -> Result<(), Failure> {
+        self.write(pointer, &value.to_le_bytes())
+    }
+
+    /// Hands `value` to the guest in memory it allocates, and tells it where. An empty value is a null pointer.
+    fn give(&mut self, value: &[u8], out: u32, out_len: u32) -> Result<(), Failure> {
+        self.give_with(value.len(), out, out_len, |place| {
+            place.copy_from_slice(value);
+            Some(())
+        })
+    }
+
+    /// The same, for a value of `len` bytes that `fill` writes in place.
+    fn give_with(&mut self, len: usize, out: u32, out_len: u32, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Result<(), Failure> {
+        self.check_out(out)?;
+        self.check_out(out_len)?;
+        let len = u32::try_from(len).map_err(|_| Status::InternalFailure)?;
+        let pointer = if len == 0 { 0 } else { self.allocate(len)? };
+        let memory = self.memory.data_mut(&mut self.caller);
+        if len > 0 {
+            fill(memory::slice_mut(memory, pointer, len)?).ok_or(Status::InternalFailure)?;
+        }
+        memory::write(memory, out, &pointer.to_le_bytes())?;
+        memory::write(memory, out_len, &len.to_le_bytes())
+    }
+
+    /// Asks the guest for memory. Its allocator runs restricted: re-entry through it is the classic hole.
+    fn allocate(&mut self, len: u32) -> Result<u32, Failure> {
+        let allocate = self.state().allocate.as_ref().map(Rc::clone).ok_or(Status::InternalFailure)?;
+        let mode = std::mem::replace(&mut self.state_mut().mode, Mode::Allocating);
+        let result = allocate.call(&mut self.caller, len);
+        self.state_mut().mode = mode;
+        match result {
+            Ok(0) => Err(Status::InvalidMemoryAccess.into()),
+            Ok(pointer) => Ok(pointer),
+            Err(error) => Err(Failure::Trap(trap_kind(&error))),
+        }
+    }
+}

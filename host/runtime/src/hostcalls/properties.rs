@@ -1,0 +1,52 @@
+//! Properties: read under Envoy's names (`property.rs`), set for later filters of the same exchange.
+
+use super::Call;
+use crate::{
+    abi::{Failure, Status},
+    limits::PROPERTY_PATH_BYTES_MAX,
+    property,
+};
+
+pub(super) fn property(call: &mut Call<'_>, path: u32, path_len: u32, out: u32, out_len: u32) -> Result<(), Failure> {
+    let context = call.stream();
+    let spec = std::sync::Arc::clone(&call.state().owner.spec);
+    let path = call.bytes(path, path_len)?;
+    if path.len() > PROPERTY_PATH_BYTES_MAX {
+        return Err(Status::NotFound.into());
+    }
+    let Some(context) = context else {
+        return match property::find(path, &spec, None) {
+            Ok(value) => call.give(value.as_bytes(), out, out_len),
+            Err(Status::NotFound) => {
+                let value = call.state().root.properties.get(path).cloned().ok_or(Status::NotFound)?;
+                call.give(&value, out, out_len)
+            }
+            Err(status) => Err(status.into()),
+        };
+    };
+    let exchange = context.exchange()?;
+    match property::find(path, &spec, Some(&exchange)) {
+        Ok(value) => call.give(value.as_bytes(), out, out_len),
+        Err(Status::NotFound) => {
+            let properties = context.stream.properties.try_borrow().map_err(|_| Status::InternalFailure)?;
+            let value = properties.get(path).cloned().ok_or(Status::NotFound)?;
+            call.give(&value, out, out_len)
+        }
+        Err(status) => Err(status.into()),
+    }
+}
+
+pub(super) fn set_property(call: &mut Call<'_>, path: u32, path_len: u32, value: u32, len: u32) -> Result<(), Failure> {
+    let context = call.stream();
+    let (memory, state) = call.parts();
+    let path = crate::memory::slice(memory, path, path_len)?;
+    let value = crate::memory::slice(memory, value, len)?;
+    if path.len() > PROPERTY_PATH_BYTES_MAX {
+        return Err(Status::BadArgument.into());
+    }
+    match context {
+        Some(context) => context.stream.properties.try_borrow_mut().map_err(|_| Status::InternalFailure)?.set(path, value)?,
+        None => state.root.properties.set(path, value)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,500 @@
+//! Compiled modules: the engine of the process, what a module must and must not have, and the cache of compiled code.
+//!
+//! The only `unsafe` of the crate stands here: [`Runtime::load`] hands bytes from the embedder's cache to wasmtime.
+
+use std::{
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    num::NonZeroUsize,
+    sync::Arc,
+};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{
+    Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker, PoolingAllocationConfig, UnknownImportError, ValType, WasmBacktraceDetails,
+};
+
+use crate::{
+    abi::{AbiVersion, Callback, Callbacks},
+    hostcalls,
+    limits::{BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX},
+    state::VmState,
+};
+
+/// Where compiled code may be kept between runs. The embedder does the files: readable and writable by its own user alone, since
+/// compiled code is trusted. The runtime checks what it reads for damage, and compiles again where there is any.
+pub trait ModuleCache {
+    /// What was written under `key`. A key is file-name safe: the module's SHA-256 and a hash of the engine.
+    fn read(&self, key: &str) -> Option<Vec<u8>>;
+    /// Keeps `compiled`. Failures are the embedder's to log.
+    fn write(&self, key: &str, compiled: &[u8]);
+}
+
+/// Keeps nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCache;
+
+impl ModuleCache for NoCache {
+    fn read(&self, _key: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn write(&self, _key: &str, _compiled: &[u8]) {}
+}
+
+/// How to set up the engine.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// Most VMs at once, in all workers. Costs address space (4 GiB each), not memory.
+    pub vms_max: u32,
+    /// No pools: slower starts (three times), but works under valgrind and where address space is limited.
+    pub on_demand: bool,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self { vms_max: VMS_MAX, on_demand: false }
+    }
+}
+
+/// The engine cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up wasmtime: {0}")]
+pub struct RuntimeError(String);
+
+/// A module that cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Larger than any module should be.
+    #[error("module has {0} bytes, more than {MODULE_BYTES_MAX}")]
+    TooLarge(usize),
+    /// Not Wasm, or Wasm that is not valid here.
+    #[error("not a valid wasm module: {0}")]
+    Invalid(String),
+    /// No marker of an ABI version that is known.
+    #[error("no known proxy-wasm abi version: the module exports none of proxy_abi_version_0_1_0, _0_2_0, _0_2_1")]
+    NoAbiVersion,
+    /// Imports what this host does not have.
+    #[error("unknown import {module}.{name} (abi {abi})", abi = .abi.as_str())]
+    UnknownImport {
+        /// `env`, as a rule.
+        module: String,
+        /// The import.
+        name: String,
+        /// The module's ABI version.
+        abi: AbiVersion,
+    },
+    /// Imports a hostcall under another signature.
+    #[error("{0}")]
+    BadImport(String),
+    /// Lacks what every plugin must export.
+    #[error("missing export: {0}")]
+    MissingExport(&'static str),
+    /// Exports a callback under another signature.
+    #[error("export {name} has signature {found}, not {expected}")]
+    BadExport {
+        /// The export.
+        name: String,
+        /// As the ABI has it.
+        expected: String,
+        /// As the module has it.
+        found: String,
+    },
+    /// The section `portcullis` is not what it should be.
+    #[error("custom section portcullis: {0}")]
+    BadMetadata(String),
+}
+
+/// The engine, of which a process has one.
+pub struct Runtime {
+    engine: Engine,
+    /// One for each ABI version.
+    linkers: [(AbiVersion, Linker<VmState>); 3],
+    is_pooling: bool,
+}
+
+impl Runtime {
+    /// Sets up the engine, with pools where they can be had.
+    pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
+        let pooled = if options.on_demand { None } else { Some(Engine::new(config().allocation_strategy(pools(options.vms_max)))) };
+        let (engine, is_pooling) = match pooled {
+            Some(Ok(engine)) => (engine, true),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no pools for vms, going on without: starts will be slower");
+                (Engine::new(&config()).map_err(refused)?, false)
+            }
+            None => (Engine::new(config().allocation_strategy(InstanceAllocationStrategy::OnDemand)).map_err(refused)?, false),
+        };
+        let linker = |abi| {
+            let mut linker = Linker::new(&engine);
+            hostcalls::register(&mut linker, abi).map_err(refused)?;
+            Ok((abi, linker))
+        };
+        let linkers = [linker(AbiVersion::V0_1_0)?, linker(AbiVersion::V0_2_0)?, linker(AbiVersion::V0_2_1)?];
+        Ok(Self { engine, linkers, is_pooling })
+    }
+
+    /// One tick of the clock that bounds callbacks: to be called by a thread every 5 ms.
+    pub fn tick(&self) {
+        self.engine.increment_epoch();
+    }
+
+    /// What ticks, without the runtime: for a thread that must not keep it alive.
+    pub fn ticker(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let engine = self.engine.weak();
+        move || engine.upgrade().map(|engine| engine.increment_epoch()).is_some()
+    }
+
+    /// Whether VMs come from pools.
+    pub fn is_pooling(&self) -> bool {
+        self.is_pooling
+    }
+
+    /// Compiles a module, or takes it from the cache, and checks it against the ABI. Compiling takes 0.1–1 s on all cores.
+    pub fn load(&self, wasm: &[u8], cache: &dyn ModuleCache) -> Result<Arc<Module>, LoadError> {
+        if wasm.len() > MODULE_BYTES_MAX {
+            return Err(LoadError::TooLarge(wasm.len()));
+        }
+        let metadata = Metadata::find(wasm)?;
+        let digest = hex(&Sha256::digest(wasm));
+        let compiled = self.compiled(wasm, &digest, cache)?;
+        let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
+        let linker = self.linkers.iter().find(|(version, _)| *version == abi).map(|(_, linker)| linker).ok_or(LoadError::NoAbiVersion)?;
+        let callbacks = check_exports(&compiled, abi)?;
+        let instance = linker.instantiate_pre(&compiled).map_err(|error| unlinked(&error, abi))?;
+        let imports = compiled.imports().map(|import| format!("{}.{}", import.module(), import.name())).collect();
+        let exports = compiled.exports().map(|export| export.name().to_owned()).collect();
+        Ok(Arc::new(Module { instance, abi, digest, metadata, callbacks, imports, exports, size: wasm.len() }))
+    }
+
+    fn compiled(&self, wasm: &[u8], digest: &str, cache: &dyn ModuleCache) -> Result<wasmtime::Module, LoadError> {
+        let mut hasher = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        let key = format!("{digest}-{:016x}", hasher.finish());
+        if let Some(entry) = cache.read(&key) {
+            if let Some(module) = unseal(&entry).and_then(|compiled| self.deserialize(compiled)) {
+                return Ok(module);
+            }
+            tracing::warn!(key, "damaged entry in the module cache, compiling again");
+        }
+        let module = wasmtime::Module::new(&self.engine, wasm).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        match module.serialize() {
+            Ok(compiled) => cache.write(&key, &seal(&compiled)),
+            Err(error) => tracing::warn!(%error, "compiled module cannot be serialized"),
+        }
+        Ok(module)
+    }
+
+    fn deserialize(&self, compiled: &[u8]) -> Option<wasmtime::Module> {
+        // SAFETY: `deserialize` asks for bytes that `Module::serialize` made. These were made by it, in `compiled` above, are whole (their
+        // digest was checked by `unseal`), are of this very wasmtime and configuration (the key holds the engine's compatibility hash, and
+        // wasmtime checks it again), and come from a place that only the embedder's user may write (the contract of `ModuleCache`).
+        #[expect(unsafe_code, reason = "loading compiled code is what the module cache is for; see the safety comment")]
+        let module = unsafe { wasmtime::Module::deserialize(&self.engine, compiled) };
+        module.inspect_err(|error| tracing::warn!(%error, "compiled module refused")).ok()
+    }
+}
+
+/// Says which import it is that does not link.
+fn unlinked(error: &wasmtime::Error, abi: AbiVersion) -> LoadError {
+    match error.downcast_ref::<UnknownImportError>() {
+        Some(unknown) => LoadError::UnknownImport { module: unknown.module().to_owned(), name: unknown.name().to_owned(), abi },
+        None => LoadError::BadImport(format!("{error:#}")),
+    }
+}
+
+fn refused(error: wasmtime::Error) -> RuntimeError {
+    RuntimeError(format!("{error:#}"))
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // What no Proxy-Wasm SDK uses only makes the host larger to attack. Threads, components and GC are not compiled in.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false)
+        .wasm_relaxed_simd(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_stack_switching(false)
+        .concurrency_support(false);
+    config
+}
+
+fn pools(vms_max: u32) -> InstanceAllocationStrategy {
+    let mut pools = PoolingAllocationConfig::new();
+    pools
+        .total_core_instances(vms_max)
+        .total_memories(vms_max)
+        .total_tables(vms_max.saturating_mul(2))
+        .max_memories_per_module(1)
+        .max_tables_per_module(u32::try_from(TABLES_MAX).unwrap_or(u32::MAX))
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(MEMORY_BYTES_MAX)
+        // The functions of large Go modules.
+        .max_core_instance_size(4 << 20);
+    InstanceAllocationStrategy::Pooling(pools)
+}
+
+/// The digest of `compiled`, then `compiled`.
+fn seal(compiled: &[u8]) -> Vec<u8> {
+    let mut sealed = Sha256::digest(compiled).to_vec();
+    sealed.extend_from_slice(compiled);
+    sealed
+}
+
+fn unseal(entry: &[u8]) -> Option<&[u8]> {
+    let (digest, compiled) = entry.split_first_chunk::<32>()?;
+    (Sha256::digest(compiled)[..] == digest[..]).then_some(compiled)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A module checked and compiled; shared by all threads.
+pub struct Module {
+    instance: InstancePre<VmState>,
+    abi: AbiVersion,
+    digest: String,
+    metadata: Option<Metadata>,
+    callbacks: Callbacks,
+    imports: Vec<String>,
+    exports: Vec<String>,
+    size: usize,
+}
+
+impl Module {
+    /// The ABI version it was built for.
+    pub fn abi_version(&self) -> AbiVersion {
+        self.abi
+    }
+
+    /// SHA-256 of the Wasm bytes, 64 lower-case hex digits.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// From the custom section `portcullis`, where there is one.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// The callbacks it exports.
+    pub fn callbacks(&self) -> Callbacks {
+        self.callbacks
+    }
+
+    /// What it imports, as `module.name`.
+    pub fn imports(&self) -> &[String] {
+        &self.imports
+    }
+
+    /// What it exports.
+    pub fn exports(&self) -> &[String] {
+        &self.exports
+    }
+
+    /// Bytes of the Wasm module.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn instance(&self) -> &InstancePre<VmState> {
+        &self.instance
+    }
+}
+
+/// What a control says of itself in the custom section `portcullis`: lines `key=value`, UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The control's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it authenticates or authorises: then it may not fail open.
+    pub authenticates: bool,
+}
+
+impl Metadata {
+    const SECTION: &str = "portcullis";
+
+    fn find(wasm: &[u8]) -> Result<Option<Self>, LoadError> {
+        let mut found = None;
+        for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+            match payload.map_err(|error| LoadError::Invalid(error.message().to_owned()))? {
+                wasmparser::Payload::CustomSection(section) if section.name() == Self::SECTION => {
+                    found = Some(Self::parse(section.data())?);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Unknown keys are let be: they are a newer SDK's.
+    fn parse(data: &[u8]) -> Result<Self, LoadError> {
+        let bad = |reason: &str| LoadError::BadMetadata(reason.to_owned());
+        let text = std::str::from_utf8(data).map_err(|_| bad("not utf-8"))?;
+        let (mut name, mut version, mut authenticates) = (None, None, None);
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            match line.split_once('=') {
+                Some(("name", value)) => name = Some(value.to_owned()),
+                Some(("version", value)) => version = Some(value.to_owned()),
+                Some(("authenticates", "0")) => authenticates = Some(false),
+                Some(("authenticates", "1")) => authenticates = Some(true),
+                Some(("authenticates", _)) => return Err(bad("authenticates is neither 0 nor 1")),
+                Some(_) => {}
+                None => return Err(bad("a line without =")),
+            }
+        }
+        Ok(Self {
+            name: name.ok_or_else(|| bad("no name"))?,
+            version: version.ok_or_else(|| bad("no version"))?,
+            authenticates: authenticates.unwrap_or(false),
+        })
+    }
+}
+
+fn abi_version(module: &wasmtime::Module) -> Option<AbiVersion> {
+    let marked = |marker: &str| matches!(module.get_export(marker), Some(ExternType::Func(_)));
+    AbiVersion::MARKERS.iter().rev().find(|(marker, _)| marked(marker)).map(|(_, version)| *version)
+}
+
+/// Known exports and their signatures, as letters: `i` is i32; what follows `>` is the result.
+const SIGNATURES: &[(&str, &str)] = &[
+    ("_initialize", ">"),
+    ("_start", ">"),
+    ("main", "ii>i"),
+    ("__main_void", ">i"),
+    ("malloc", "i>i"),
+    ("proxy_on_memory_allocate", "i>i"),
+    ("proxy_on_context_create", "ii>"),
+    ("proxy_on_vm_start", "ii>i"),
+    ("proxy_on_configure", "ii>i"),
+    ("proxy_validate_configuration", "ii>i"),
+    ("proxy_on_tick", "i>"),
+    ("proxy_on_done", "i>i"),
+    ("proxy_on_log", "i>"),
+    ("proxy_on_delete", "i>"),
+    ("proxy_on_request_body", "iii>i"),
+    ("proxy_on_request_trailers", "ii>i"),
+    ("proxy_on_request_metadata", "ii>i"),
+    ("proxy_on_response_body", "iii>i"),
+    ("proxy_on_response_trailers", "ii>i"),
+    ("proxy_on_response_metadata", "ii>i"),
+    ("proxy_on_new_connection", "i>i"),
+    ("proxy_on_downstream_data", "iii>i"),
+    ("proxy_on_upstream_data", "iii>i"),
+    ("proxy_on_downstream_connection_close", "ii>"),
+    ("proxy_on_upstream_connection_close", "ii>"),
+    ("proxy_on_http_call_response", "iiiii>"),
+    ("proxy_on_grpc_receive_initial_metadata", "iii>"),
+    ("proxy_on_grpc_receive", "iii>"),
+    ("proxy_on_grpc_receive_trailing_metadata", "iii>"),
+    ("proxy_on_grpc_close", "iii>"),
+    ("proxy_on_queue_ready", "ii>"),
+];
+
+fn signature(name: &str, abi: AbiVersion) -> Option<&'static str> {
+    match name {
+        // 0.1.0 does not tell the end of the stream.
+        "proxy_on_request_headers" | "proxy_on_response_headers" if abi == AbiVersion::V0_1_0 => Some("ii>i"),
+        "proxy_on_request_headers" | "proxy_on_response_headers" => Some("iii>i"),
+        "proxy_on_foreign_function" if abi > AbiVersion::V0_1_0 => Some("iii>"),
+        _ => SIGNATURES.iter().find(|(known, _)| *known == name).map(|(_, signature)| *signature),
+    }
+}
+
+/// Envoy loads no module with a known export of another signature, and none without an allocator.
+fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks, LoadError> {
+    let mut callbacks = Callbacks::default();
+    let (mut allocates, mut has_memory) = (false, false);
+    for export in module.exports() {
+        let name = export.name();
+        match export.ty() {
+            ExternType::Func(ty) => {
+                let Some(expected) = signature(name, abi) else { continue };
+                let found = ty.params().map(letter).chain(['>']).chain(ty.results().map(letter)).collect::<String>();
+                if found != expected {
+                    return Err(LoadError::BadExport { name: name.to_owned(), expected: readable(expected), found: readable(&found) });
+                }
+                allocates |= matches!(name, "malloc" | "proxy_on_memory_allocate");
+                if let Some(callback) = Callback::ALL.iter().find(|callback| callback.name() == name) {
+                    callbacks = callbacks.with(*callback);
+                }
+            }
+            ExternType::Memory(_) if name == "memory" => has_memory = true,
+            _ => {}
+        }
+    }
+    if !has_memory {
+        return Err(LoadError::MissingExport("memory"));
+    }
+    if !allocates {
+        return Err(LoadError::MissingExport("proxy_on_memory_allocate or malloc"));
+    }
+    Ok(callbacks)
+}
+
+fn letter(ty: ValType) -> char {
+    match ty {
+        ValType::I32 => 'i',
+        ValType::I64 => 'I',
+        ValType::F32 => 'f',
+        ValType::F64 => 'F',
+        _ => '?',
+    }
+}
+
+/// `ii>i` as `(i32, i32) -> (i32)`.
+fn readable(letters: &str) -> String {
+    let list = |letters: &str| {
+        let names = letters.chars().map(|letter| match letter {
+            'i' => "i32",
+            'I' => "i64",
+            'f' => "f32",
+            'F' => "f64",
+            _ => "other",
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (params, results) = letters.split_once('>').unwrap_or((letters, ""));
+    format!("({}) -> ({})", list(params), list(results))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_parsed() {
+        let good = Metadata { name: "jwt-auth".into(), version: "0.1.0".into(), authenticates: true };
+        assert_eq!(Metadata::parse(b"name=jwt-auth\nversion=0.1.0\nauthenticates=1\nnewer=x\n").unwrap(), good);
+        for bad in ["name=x", "version=1", "name", "name=a\nversion=b\nauthenticates=yes"] {
+            assert!(Metadata::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(Metadata::parse(b"\xff").is_err());
+    }
+
+    #[test]
+    fn a_sealed_entry_is_whole_or_nothing() {
+        let sealed = seal(b"code");
+        assert_eq!(unseal(&sealed), Some(&b"code"[..]));
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 1;
+            assert_eq!(unseal(&damaged), None, "byte {at}");
+        }
+        assert_eq!(unseal(&sealed[..31]), None);
+    }
+}
