@@ -30,7 +30,7 @@ impl Plan {
             return Ok(false);
         }
         for header in &self.headers {
-            if response.header(&header.name)?.is_some() {
+            if response.header(header.own.name())?.is_some() {
                 return Ok(false);
             }
         }
@@ -74,20 +74,20 @@ impl Plan {
             let mark = 1_u64 << at;
             if forbidden == Some(at) {
                 if found.once & mark != 0 {
-                    response.remove_header(&header.name)?;
+                    response.remove_header(header.own.name())?;
                 }
             } else if found.once & mark == 0 {
-                response.add_header(&header.name, &header.value)?;
+                response.add_checked_header(&header.own)?;
             } else if found.several & mark != 0 {
                 if header.judge_several(found.stands & mark != 0) != Verdict::Keep {
                     // Hosts differ on what becomes of the second line when a header is replaced.
-                    response.remove_header(&header.name)?;
-                    response.add_header(&header.name, &header.value)?;
+                    response.remove_header(header.own.name())?;
+                    response.add_checked_header(&header.own)?;
                 }
             } else if let Some((_, value)) = found.merged.iter().find(|(merged, _)| *merged == at) {
-                response.set_header(&header.name, value)?;
+                response.set_header(header.own.name(), value)?;
             } else if found.stands & mark == 0 {
-                response.set_header(&header.name, &header.value)?;
+                response.set_checked_header(&header.own)?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What is done to an answer, worked out at configure: for each header its value, its mode and its rule, and one table of
 //! every name that matters.
 
-use portcullis_sdk::ConfigError;
+use portcullis_sdk::{CheckedHeader, ConfigError};
 
 use crate::content_security_policy;
 use crate::field;
@@ -28,8 +28,7 @@ pub(crate) struct Plan {
 /// One header that every answer carries.
 #[derive(Debug)]
 pub(crate) struct Header {
-    pub(crate) name: String,
-    pub(crate) value: Vec<u8>,
+    pub(crate) own: CheckedHeader,
     mode: Mode,
     rule: Rule,
 }
@@ -68,7 +67,7 @@ enum Rule {
 impl Header {
     /// What becomes of an upstream's only value.
     pub(crate) fn judge(&self, upstream: &[u8]) -> Verdict {
-        if upstream == self.value {
+        if upstream == self.own.value() {
             return Verdict::Keep;
         }
         if self.mode == Mode::Overwrite {
@@ -139,9 +138,7 @@ impl Plan {
                     ));
                 }
             };
-            let header = check_value(value)
-                .and_then(|()| Rule::of(known.name, value, mode))
-                .map(|rule| Header::new(known.name, value, mode, rule));
+            let header = Header::new(known.name, value, mode);
             headers.push(header.map_err(|reason| ConfigError::new(known.key, reason))?);
         }
         headers.extend(extra_headers(settings)?);
@@ -153,7 +150,7 @@ impl Plan {
         let judged = headers
             .iter()
             .zip(0..)
-            .map(|(header, at)| (header.name.clone(), Meaning::Judge(at)));
+            .map(|(header, at)| (header.own.name().to_owned(), Meaning::Judge(at)));
         let names = judged
             .chain(removed.into_iter().map(|name| (name, Meaning::Remove)))
             .collect();
@@ -167,18 +164,18 @@ impl Plan {
 }
 
 impl Header {
-    fn new(name: &str, value: &str, mode: Mode, rule: Rule) -> Self {
-        Self {
-            name: name.to_owned(),
-            value: value.as_bytes().to_vec(),
+    fn new(name: &str, value: &str, mode: Mode) -> Result<Self, String> {
+        check_value(value)?;
+        Ok(Self {
+            own: CheckedHeader::new(name, value).map_err(|error| error.to_string())?,
             mode,
-            rule,
-        }
+            rule: Rule::of(name, value, mode)?,
+        })
     }
 }
 
 impl Rule {
-    /// The rule of a known header, once its value passed.
+    /// The rule of a header, once its value passed.
     fn of(name: &str, value: &str, mode: Mode) -> Result<Self, String> {
         let scale = match name {
             "strict-transport-security" => {
@@ -238,7 +235,7 @@ fn extra_headers(settings: &Settings) -> Result<Vec<Header>, ConfigError> {
                 known.key
             )));
         }
-        if headers.iter().any(|header| header.name == lower) {
+        if headers.iter().any(|header| header.own.name() == lower) {
             return Err(error("comes twice".to_owned()));
         }
         let (value, mode) = match setting {
@@ -251,7 +248,7 @@ fn extra_headers(settings: &Settings) -> Result<Vec<Header>, ConfigError> {
                 return Err(error("has no value".to_owned()));
             }
         };
-        check_value(value).map_err(error)?;
+        let header = Header::new(&lower, value, *mode).map_err(error)?;
         let kept = settings
             .keep
             .iter()
@@ -261,7 +258,7 @@ fn extra_headers(settings: &Settings) -> Result<Vec<Header>, ConfigError> {
                 "an upstream's value would leak: write `mode: overwrite`, or `keep` it".to_owned(),
             ));
         }
-        headers.push(Header::new(&lower, value, *mode, Rule::Free));
+        headers.push(header);
     }
     Ok(headers)
 }
@@ -301,7 +298,7 @@ fn removed(settings: &Settings, headers: &[Header]) -> Result<Vec<String>, Confi
                 "`{lower}` protects: write its own key, with `mode: overwrite`, or `off`"
             )));
         }
-        if headers.iter().any(|header| header.name == lower) {
+        if headers.iter().any(|header| header.own.name() == lower) {
             return Err(error(format!("`{lower}` is in `headers` too")));
         }
         names.push(lower);

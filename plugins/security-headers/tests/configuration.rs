@@ -38,30 +38,27 @@ fn what_is_right_is_accepted() {
 #[test]
 fn what_is_wrong_is_refused_by_name() {
     for (configuration, message) in [
-        (
-            "[]",
-            "configuration: must be a mapping",
-        ),
+        ("[]", "configuration: must be a mapping"),
         (r#"{"hsts": true}"#, UNKNOWN_KEY),
         (
             r#"{"profile": "web"}"#,
-            "configuration: unknown variant `web`, expected one of `api`, `hsts`, `website`",
+            "configuration: profile: unknown variant `web`, expected one of `api`, `hsts`, `website`",
         ),
         (
             r#"{"x_frame_options": true}"#,
-            "configuration: invalid value: boolean `true`, expected `off`, a value, or a map of `value` and `mode`",
+            "configuration: x_frame_options: expected `off`, a value, or a map of `value` and `mode`, found a boolean",
         ),
         (
             r#"{"x_frame_options": 1}"#,
-            "configuration: invalid type: integer `1`, expected `off`, a value, or a map of `value` and `mode`",
+            "configuration: x_frame_options: expected `off`, a value, or a map of `value` and `mode`, found an integer",
         ),
         (
             r#"{"x_frame_options": {"value": "DENY", "when": "always"}}"#,
-            "configuration: unknown field `when`, expected `value` or `mode`",
+            "configuration: x_frame_options.when: unknown field `when`, expected `value` or `mode`",
         ),
         (
             r#"{"x_frame_options": {"value": "DENY", "mode": "merge"}}"#,
-            "configuration: unknown variant `merge`, expected `add` or `overwrite`",
+            "configuration: x_frame_options.mode: unknown variant `merge`, expected `add` or `overwrite`",
         ),
         // Values that browsers do not obey.
         (
@@ -252,7 +249,7 @@ fn every_bound_is_obeyed_and_refused_beyond() {
     );
 }
 
-const UNKNOWN_KEY: &str = "configuration: unknown field `hsts`, expected one of `profile`, `strict_transport_security`, \
+const UNKNOWN_KEY: &str = "configuration: hsts: unknown field `hsts`, expected one of `profile`, `strict_transport_security`, \
     `x_content_type_options`, `x_frame_options`, `referrer_policy`, `permissions_policy`, \
     `x_permitted_cross_domain_policies`, `content_security_policy`, `cross_origin_opener_policy`, \
     `cross_origin_embedder_policy`, `cross_origin_resource_policy`, `headers`, `remove`, `keep`";

@@ -67,71 +67,58 @@ mod tests {
     fn a_location_names_the_host_that_was_asked() {
         let long = vec![b'a'; LOCATION_BYTES_MAX];
         let long_host = vec![b'a'; HOST_BYTES_MAX + 1];
-        let table: &[(&[u8], &[u8], u16, Option<&str>)] = &[
-            (b"example.test", b"/", 443, Some("https://example.test/")),
+        let table: &[(&[u8], &[u8], Option<&str>)] = &[
+            (b"example.test", b"/", Some("https://example.test/")),
             (
                 b"Example.Test:80",
                 b"/a?b=c",
-                443,
                 Some("https://example.test/a?b=c"),
             ),
-            (
-                b"example.test:8080",
-                b"/",
-                8443,
-                Some("https://example.test:8443/"),
-            ),
-            (b"example.test.", b"/", 443, Some("https://example.test./")),
-            (b"127.0.0.1:8080", b"/", 443, Some("https://127.0.0.1/")),
-            (
-                b"[2001:DB8::1]:80",
-                b"/",
-                443,
-                Some("https://[2001:db8::1]/"),
-            ),
+            (b"example.test.", b"/", Some("https://example.test./")),
+            (b"127.0.0.1:8080", b"/", Some("https://127.0.0.1/")),
+            (b"[2001:DB8::1]:80", b"/", Some("https://[2001:db8::1]/")),
             (
                 b"my_host-1",
                 b"//evil.test/..",
-                443,
                 Some("https://my_host-1//evil.test/.."),
             ),
-            (b"", b"/", 443, None),
-            (b".", b"/", 443, None),
-            (b".example.test", b"/", 443, None),
-            (b"a..b", b"/", 443, None),
-            (b"user@evil.test", b"/", 443, None),
-            (b"example.test:80@evil.test", b"/", 443, None),
-            (b"example.test:", b"/", 443, None),
-            (b"example.test:99999", b"/", 443, None),
-            (b"example.test:+80", b"/", 443, None),
-            (b"example.test:80:80", b"/", 443, None),
-            (b"example.test/evil", b"/", 443, None),
-            (b"example.test\\evil", b"/", 443, None),
-            (b"example.test?x", b"/", 443, None),
-            (b"example.test#x", b"/", 443, None),
-            (b"ex%61mple.test", b"/", 443, None),
-            (b"a,b", b"/", 443, None),
-            (b"a b", b"/", 443, None),
-            (b"ex\xffample", b"/", 443, None),
-            ("bücher.test".as_bytes(), b"/", 443, None),
-            (b"[::1", b"/", 443, None),
-            (b"[::1]x", b"/", 443, None),
-            (b"[::1%25eth0]", b"/", 443, None),
-            (b"[evil.test]", b"/", 443, None),
-            (b"::1", b"/", 443, None),
-            (b"example.test", b"", 443, None),
-            (b"example.test", b"*", 443, None),
-            (b"example.test", b"@evil.test/", 443, None),
-            (b"example.test", b".evil.test/", 443, None),
-            (b"example.test", b"http://evil.test/", 443, None),
-            (b"example.test", b"/a b", 443, None),
-            (b"example.test", b"/\r\nset-cookie: a=b", 443, None),
-            (b"example.test", b"/\xc3\xbc", 443, None),
-            (b"example.test", &long, 443, None),
-            (&long_host, b"/", 443, None),
+            (b"", b"/", None),
+            (b".", b"/", None),
+            (b".example.test", b"/", None),
+            (b"a..b", b"/", None),
+            (b"user@evil.test", b"/", None),
+            (b"example.test:80@evil.test", b"/", None),
+            (b"example.test:", b"/", None),
+            (b"example.test:99999", b"/", None),
+            (b"example.test:+80", b"/", None),
+            (b"example.test:80:80", b"/", None),
+            (b"example.test/evil", b"/", None),
+            (b"example.test\\evil", b"/", None),
+            (b"example.test?x", b"/", None),
+            (b"example.test#x", b"/", None),
+            (b"ex%61mple.test", b"/", None),
+            (b"a,b", b"/", None),
+            (b"a b", b"/", None),
+            (b"ex\xffample", b"/", None),
+            ("bücher.test".as_bytes(), b"/", None),
+            (b"[::1", b"/", None),
+            (b"[::1]x", b"/", None),
+            (b"[::1%25eth0]", b"/", None),
+            (b"[evil.test]", b"/", None),
+            (b"::1", b"/", None),
+            (b"example.test", b"", None),
+            (b"example.test", b"*", None),
+            (b"example.test", b"@evil.test/", None),
+            (b"example.test", b".evil.test/", None),
+            (b"example.test", b"http://evil.test/", None),
+            (b"example.test", b"/a b", None),
+            (b"example.test", b"/\r\nset-cookie: a=b", None),
+            (b"example.test", b"/\xc3\xbc", None),
+            (b"example.test", &long, None),
+            (&long_host, b"/", None),
         ];
-        for (authority, path, port, expected) in table {
-            let location = https(authority, path, *port);
+        for (authority, path, expected) in table {
+            let location = https(authority, path, 443);
             assert_eq!(
                 location.as_deref(),
                 expected.map(str::as_bytes),
@@ -140,6 +127,11 @@ mod tests {
                 path.escape_ascii()
             );
         }
+        let other = https(b"example.test:8080", b"/", 8443);
+        assert_eq!(
+            other.as_deref(),
+            Some(b"https://example.test:8443/".as_slice())
+        );
         let fits = [
             b"/".as_slice(),
             &long[..LOCATION_BYTES_MAX - "https://a/".len()],
@@ -149,6 +141,7 @@ mod tests {
             https(b"a", &fits, 443).map(|location| location.len()),
             Some(LOCATION_BYTES_MAX)
         );
+        assert!(https(&long_host[1..], b"/", 443).is_some());
         assert_eq!(https(b"a", &[fits.as_slice(), b"a"].concat(), 443), None);
     }
 }

@@ -42,18 +42,20 @@ impl<'de> Deserialize<'de> for MinimumVersion {
 
 struct MinimumVersionVisitor;
 
+const OTHER: &str = "must be \"1.2\" or \"1.3\": RFC 8996 forbids what is older";
+
 impl Visitor<'_> for MinimumVersionVisitor {
     type Value = MinimumVersion;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("minimum_version \"1.2\" or \"1.3\"")
+        formatter.write_str("\"1.2\" or \"1.3\"")
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<MinimumVersion, E> {
         match value {
             "1.2" => Ok(MinimumVersion(TlsVersion::Tls12)),
             "1.3" => Ok(MinimumVersion(TlsVersion::Tls13)),
-            _ => Err(E::invalid_value(de::Unexpected::Str(value), &self)),
+            _ => Err(E::custom(OTHER)),
         }
     }
 
@@ -64,7 +66,7 @@ impl Visitor<'_> for MinimumVersionVisitor {
         } else if value == 1.3 {
             Ok(MinimumVersion(TlsVersion::Tls13))
         } else {
-            Err(E::invalid_value(de::Unexpected::Float(value), &self))
+            Err(E::custom(OTHER))
         }
     }
 }

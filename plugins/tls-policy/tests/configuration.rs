@@ -19,31 +19,31 @@ fn what_is_wrong_is_refused_by_name() {
         ),
         (
             r#"{"minimum_version": "1.1"}"#,
-            "configuration: invalid value: string \"1.1\", expected minimum_version \"1.2\" or \"1.3\"",
+            "configuration: minimum_version: must be \"1.2\" or \"1.3\": RFC 8996 forbids what is older",
         ),
         (
             r#"{"minimum_version": 1.1}"#,
-            "configuration: invalid value: floating point `1.1`, expected minimum_version \"1.2\" or \"1.3\"",
+            "configuration: minimum_version: must be \"1.2\" or \"1.3\": RFC 8996 forbids what is older",
         ),
         (
             r#"{"minimum_version": "TLSv1.4"}"#,
-            "configuration: invalid value: string \"TLSv1.4\", expected minimum_version \"1.2\" or \"1.3\"",
+            "configuration: minimum_version: must be \"1.2\" or \"1.3\": RFC 8996 forbids what is older",
         ),
         (
             r#"{"minimum_version": 1}"#,
-            "configuration: invalid type: integer `1`, expected minimum_version \"1.2\" or \"1.3\"",
+            "configuration: minimum_version: expected \"1.2\" or \"1.3\", found an integer",
         ),
         (
             r#"{"minimum_version": null}"#,
-            "configuration: invalid type: null, expected minimum_version \"1.2\" or \"1.3\"",
+            "configuration: minimum_version: expected \"1.2\" or \"1.3\", found null",
         ),
         (
             r#"{"minimum": "1.2"}"#,
-            "configuration: unknown field `minimum`, expected one of `minimum_version`, `redirect_plaintext`, `redirect_port`",
+            "configuration: minimum: unknown field `minimum`, expected one of `minimum_version`, `redirect_plaintext`, `redirect_port`",
         ),
         (
             r#"{"redirect_plaintext": "yes"}"#,
-            "configuration: invalid type: string \"yes\", expected a boolean",
+            "configuration: redirect_plaintext: expected a boolean, found a text",
         ),
         (
             r#"{"redirect_plaintext": true, "redirect_port": 0}"#,
@@ -51,7 +51,7 @@ fn what_is_wrong_is_refused_by_name() {
         ),
         (
             r#"{"redirect_plaintext": true, "redirect_port": 65536}"#,
-            "configuration: invalid value: integer `65536`, expected u16",
+            "configuration: redirect_port: expected u16, found 65536",
         ),
         (
             r#"{"redirect_port": 8443}"#,
