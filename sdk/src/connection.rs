@@ -150,3 +150,59 @@ pub(crate) fn parse_address(text: &[u8]) -> Result<IpAddr, Error> {
         .map(|address| address.to_canonical())
         .map_err(|_| Error::Malformed("source.address"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn tls_versions_of_every_host() {
+        for (text, version) in [
+            ("TLSv1.3", Some(TlsVersion::Tls13)),
+            ("TLSv1_3", Some(TlsVersion::Tls13)),
+            ("tls1.2", Some(TlsVersion::Tls12)),
+            ("TLSv1.1", Some(TlsVersion::Tls11)),
+            ("TLSv1", Some(TlsVersion::Tls10)),
+            ("SSLv3", Some(TlsVersion::Tls10)),
+            ("TLSv1.30", None),
+            ("TLSv1.4", None),
+            ("TLSv2", None),
+            ("DTLSv1.2", None),
+            ("TLS", None),
+            ("", None),
+        ] {
+            assert_eq!(TlsVersion::parse(text.as_bytes()).ok(), version, "{text}");
+        }
+        for version in [
+            TlsVersion::Tls10,
+            TlsVersion::Tls11,
+            TlsVersion::Tls12,
+            TlsVersion::Tls13,
+        ] {
+            assert_eq!(TlsVersion::parse(version.as_str().as_bytes()), Ok(version));
+        }
+    }
+
+    #[test]
+    fn addresses_with_and_without_a_port() {
+        for (text, address) in [
+            ("192.0.2.7:443", Some("192.0.2.7")),
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("[2001:db8::1]:443", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[::ffff:192.0.2.7]:1", Some("192.0.2.7")),
+            ("/run/socket", None),
+            ("192.0.2.7:x", None),
+        ] {
+            let expected: Option<IpAddr> = address.map(|address| address.parse().unwrap());
+            assert_eq!(parse_address(text.as_bytes()).ok(), expected, "{text}");
+        }
+        let mut random = Random::new(5);
+        for _ in 0..100_000 {
+            let bytes = random.bytes(24);
+            let _ = (parse_address(&bytes), TlsVersion::parse(&bytes));
+        }
+    }
+}

@@ -9,10 +9,7 @@ use crate::control::Metadata;
 
 /// Exports a control as a Proxy-Wasm module. For a crate of type `cdylib`, built for `wasm32-wasip1`; on any other
 /// target it exports nothing, so the same file also builds natively.
-///
-/// ```ignore
-/// portcullis_sdk::export!(MyControl);
-/// ```
+/// Used as `portcullis_sdk::export!(MyControl);`, once a crate; see `examples/smallest.rs`.
 #[macro_export]
 macro_rules! export {
     ($control:ty) => {

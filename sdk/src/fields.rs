@@ -135,6 +135,34 @@ pub(crate) fn encode<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clo
     bytes
 }
 
+/// A header whose name and value were checked once, at configure, so that setting it in every answer checks nothing
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedHeader {
+    name: String,
+    value: Vec<u8>,
+}
+
+impl CheckedHeader {
+    /// Bounds as for [`Response::set_header`](crate::Response::set_header).
+    pub fn new(name: impl Into<String>, value: impl Into<Vec<u8>>) -> Result<Self, Error> {
+        let (name, value) = (name.into(), value.into());
+        check_name(&name)?;
+        check_value(&value)?;
+        Ok(Self { name, value })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
+
 /// A header name is a token (RFC 9110 §5.6.2). Envoy takes any bytes from a plugin, a line break among them.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -151,4 +179,97 @@ pub(crate) fn check_value(value: &[u8]) -> Result<(), Error> {
         return Err(Error::Malformed("a header value that the control sets"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn encoded(pairs: &[(&str, &str)]) -> Vec<u8> {
+        encode(
+            pairs
+                .iter()
+                .map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+        )
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        let pairs = FieldPairs::parse(encoded(&[("a", "1"), ("b", ""), ("a", "2")])).unwrap();
+        assert_eq!(pairs.first("a"), Some(&b"1"[..]));
+        assert_eq!(pairs.first("A"), Some(&b"1"[..]));
+        assert_eq!(pairs.all("a").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(pairs.first("b"), Some(&b""[..]));
+        assert!(!pairs.contains("c"));
+        assert_eq!(pairs.iter().count(), 3);
+        assert_eq!(FieldPairs::parse(Vec::new()).unwrap().iter().count(), 0);
+        assert_eq!(FieldPairs::parse(encoded(&[])).unwrap().iter().count(), 0);
+    }
+
+    #[test]
+    fn any_other_byte_is_refused_or_read_never_a_panic() {
+        let good = encoded(&[("name", "value"), ("other", "x")]);
+        for at in 0..good.len() {
+            assert!(
+                FieldPairs::parse(good[..at].to_vec()).is_err() || at == 0,
+                "cut at {at}"
+            );
+        }
+        assert!(
+            FieldPairs::parse([good.as_slice(), b"x"].concat()).is_err(),
+            "something behind it"
+        );
+        let mut random = Random::new(2);
+        for _ in 0..100_000 {
+            let mut bytes = if random.below(2) == 0 {
+                good.clone()
+            } else {
+                random.bytes(64)
+            };
+            for _ in 0..random.below(4) {
+                let at = random.below(bytes.len().max(1));
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = random.next().to_le_bytes()[0];
+                }
+            }
+            if let Ok(pairs) = FieldPairs::parse(bytes) {
+                let _ = (
+                    pairs.iter().count(),
+                    pairs.first("name"),
+                    pairs.all("other").count(),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_pairs_are_refused() {
+        let many = |count| encoded(&vec![("a", "b"); count]);
+        assert!(FieldPairs::parse(many(limits::FIELD_PAIRS_MAX)).is_ok());
+        assert!(FieldPairs::parse(many(limits::FIELD_PAIRS_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn names_and_values_that_would_end_a_header_early_are_refused() {
+        for (name, good) in [
+            ("x-a", true),
+            (":status", true),
+            ("", false),
+            (":", false),
+            ("a b", false),
+            ("a:", false),
+        ] {
+            assert_eq!(check_name(name).is_ok(), good, "{name:?}");
+        }
+        for (value, good) in [
+            (&b""[..], true),
+            (b"\xff \t", true),
+            (b"a\r\nb: c", false),
+            (b"a\n", false),
+            (b"\0", false),
+        ] {
+            assert_eq!(check_value(value).is_ok(), good, "{value:?}");
+        }
+    }
 }

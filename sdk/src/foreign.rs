@@ -132,3 +132,42 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    #[test]
+    fn arguments_are_protobuf() {
+        let mut message = Vec::new();
+        push_bytes(&mut message, 1, b"sha256");
+        assert_eq!(message, b"\x0a\x06sha256");
+        message.clear();
+        push_bytes(&mut message, 2, &[7; 300]);
+        assert_eq!(message[..3], [0x12, 0xac, 0x02]);
+        assert_eq!(message.len(), 303);
+    }
+
+    #[test]
+    fn answers_are_read_or_refused() {
+        for (answer, result) in [
+            (&b""[..], Ok(false)),
+            (b"\x08\x01", Ok(true)),
+            (b"\x08\x00", Ok(false)),
+            (b"\x12\x03bad", Ok(false)),
+            (b"\x12\x03bad\x08\x01", Ok(true)),
+            (b"\x08\x01\x08\x00", Ok(false)),
+            (b"\x15\x01\x02\x03\x04\x08\x01", Ok(true)),
+            (b"\x08", Err(())),
+            (b"\x12\x7f", Err(())),
+            (b"\x0b", Err(())),
+        ] {
+            assert_eq!(result_is_true(answer).map_err(|_| ()), result, "{answer:?}");
+        }
+        let mut random = Random::new(4);
+        for _ in 0..100_000 {
+            let _ = result_is_true(&random.bytes(16));
+        }
+    }
+}

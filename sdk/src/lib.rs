@@ -55,7 +55,7 @@ pub use control::{Control, Metadata};
 pub use decision::{Decision, LocalResponse};
 pub use error::{Error, Status};
 pub use exchange_log::Log;
-pub use fields::FieldPairs;
+pub use fields::{CheckedHeader, FieldPairs};
 pub use foreign::{Foreign, Verified};
 pub use http_call::{CallId, HttpCallResponse};
 pub use log::{Field, Level};

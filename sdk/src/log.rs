@@ -116,3 +116,39 @@ pub(crate) fn cut(message: &str) -> &str {
     let end = message.floor_char_boundary(limits::LOG_BYTES_MAX);
     message.get(..end).unwrap_or(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_a_json_string() {
+        let all: String = (0..0x300_u32)
+            .chain([0x2028, 0x1f600])
+            .filter_map(char::from_u32)
+            .collect();
+        for text in ["", "plain", "a\"b\\c", &all] {
+            let mut line = String::new();
+            push_json_string(&mut line, text);
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 7, 10, 429, u64::MAX] {
+            let mut line = String::from("x");
+            push_number(&mut line, number);
+            assert_eq!(line, format!("x{number}"));
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let long = "é".repeat(limits::LOG_BYTES_MAX);
+        assert_eq!(cut(&long).len(), limits::LOG_BYTES_MAX);
+        let shifted = format!("a{long}");
+        assert_eq!(cut(&shifted).len(), limits::LOG_BYTES_MAX - 1);
+        assert_eq!(cut("short"), "short");
+    }
+}

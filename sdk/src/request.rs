@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::fields::{self, FieldPairs};
+use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
 use crate::host::{ActiveHost, Host, Map};
 use crate::log::{self, Field, Level};
@@ -51,6 +51,18 @@ macro_rules! field_functions {
             added.map_err(Error::host("proxy_add_header_map_value"))
         }
 
+        /// As [`set_header`](Self::set_header), for a header that was checked before.
+        pub fn set_checked_header(&mut self, header: &CheckedHeader) -> Result<(), Error> {
+            let replaced = self.host.replace_field($map, header.name(), header.value());
+            replaced.map_err(Error::host("proxy_replace_header_map_value"))
+        }
+
+        /// As [`add_header`](Self::add_header), for a header that was checked before.
+        pub fn add_checked_header(&mut self, header: &CheckedHeader) -> Result<(), Error> {
+            let added = self.host.add_field($map, header.name(), header.value());
+            added.map_err(Error::host("proxy_add_header_map_value"))
+        }
+
         /// Removes every value of a header; it need not be there.
         pub fn remove_header(&mut self, name: &str) -> Result<(), Error> {
             self.host
@@ -70,9 +82,11 @@ macro_rules! exchange_functions {
         /// A property of the host, by its path: `["request", "url_path"]`. A property that an earlier filter set has
         /// one segment: `["jwt.sub"]`. `None` where the host does not know it. One hostcall.
         pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, Error> {
-            self.host
-                .property(path.join("\0").as_bytes())
-                .map_err(Error::host("proxy_get_property"))
+            let found = match path {
+                [one] => self.host.property(one.as_bytes()),
+                path => self.host.property(path.join("\0").as_bytes()),
+            };
+            found.map_err(Error::host("proxy_get_property"))
         }
 
         /// Leaves a property for this exchange's later callbacks and filters; they read it as the one segment `name`.

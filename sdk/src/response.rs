@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::fields::{self, FieldPairs};
+use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
 use crate::host::{ActiveHost, Host, Map};
 use crate::log::{self, Field, Level};

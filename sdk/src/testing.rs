@@ -4,22 +4,7 @@
 //! runs natively ([`check`]), in Portcullis and in Envoy; all three fill an [`Outcome`] and compare it with
 //! [`Expect::check`].
 //!
-//! ```no_run
-//! # use portcullis_sdk::*;
-//! # struct MyControl;
-//! # impl Control for MyControl {
-//! #     const METADATA: Metadata = Metadata { name: "", version: "", authenticates: false, callbacks: Callbacks::NONE };
-//! #     type Config = ();
-//! #     type State = ();
-//! #     fn configure(_: (), _: &mut PluginContext) -> Result<Self, ConfigError> { Ok(Self) }
-//! # }
-//! # /*
-//! #[test]
-//! # */
-//! fn cases() {
-//!     portcullis_sdk::testing::check::<MyControl>("cases.yaml");
-//! }
-//! ```
+//! A control needs one test: `#[test] fn cases() { portcullis_sdk::testing::check::<MyControl>("cases.yaml"); }`.
 
 mod cases;
 mod expect;

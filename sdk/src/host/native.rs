@@ -275,10 +275,12 @@ impl Host for NativeHost {
     }
 
     fn property(&self, path: &[u8]) -> Result<Option<Vec<u8>>, Status> {
-        if let Some(value) = self.0.exchange.borrow().properties.get(path) {
-            return Ok(Some(value.clone()));
-        }
-        Ok(self.0.plugin_properties.borrow().get(path).cloned())
+        let properties = if self.0.in_exchange.get() {
+            &self.0.exchange.borrow().properties
+        } else {
+            &*self.0.plugin_properties.borrow()
+        };
+        Ok(properties.get(path).cloned())
     }
 
     fn set_property(&self, name: &str, value: &[u8]) -> Result<(), Status> {

@@ -215,6 +215,19 @@ impl<C: Control> Harness<C> {
         self.host.metric_value(name)
     }
 
+    /// The request headers that the control declared as its own.
+    pub fn owned_request_headers(&self) -> Vec<String> {
+        let properties = self.host.world().plugin_properties.borrow();
+        let declared = properties.get(b"portcullis.owned_request_headers".as_slice());
+        let text = declared
+            .map(|names| String::from_utf8_lossy(names).into_owned())
+            .unwrap_or_default();
+        text.split('\0')
+            .filter(|name| !name.is_empty())
+            .map(String::from)
+            .collect()
+    }
+
     fn set_clusters(&self) {
         let names = self.callouts.iter().map(|callout| callout.cluster.clone());
         *self.host.world().clusters.borrow_mut() = names.collect();
