@@ -237,11 +237,11 @@ fn parse_provider(key: &str, config: ProviderConfig, clock_skew_seconds: u32) ->
     }
     let keys = match (config.jwks, config.remote_jwks) {
         (Some(jwks), None) => Keys::Inline(parse_jwks(&at("jwks"), &jwks, &config.algorithms)?),
-        (None, Some(remote)) => Keys::Remote(parse_remote(
+        (None, Some(remote)) => Keys::Remote(Box::new(parse_remote(
             &at("remote_jwks"),
             remote,
             config.algorithms.clone(),
-        )?),
+        )?)),
         _ => {
             return Err(ConfigError::new(
                 key.to_owned(),

@@ -95,7 +95,7 @@ impl KeySet {
                     && other.key.key().spki() == named.key.key().spki()
             });
             if let Some(index) = same {
-                std::mem::swap(named, &mut old.keys.swap_remove(index));
+                *named = old.keys.swap_remove(index);
             }
         }
     }

@@ -380,7 +380,7 @@ fn remotes(providers: &mut [Provider]) -> impl Iterator<Item = &mut Remote> {
     providers
         .iter_mut()
         .filter_map(|provider| match &mut provider.keys {
-            Keys::Remote(remote) => Some(remote),
+            Keys::Remote(remote) => Some(&mut **remote),
             Keys::Inline(_) => None,
         })
 }

@@ -27,7 +27,7 @@ pub(crate) struct Provider {
 #[derive(Debug)]
 pub(crate) enum Keys {
     Inline(KeySet),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// What a token's signature comes to.

@@ -62,6 +62,7 @@ fn faulty_configurations_are_refused_by_key_and_reason() {
     let rsa = public_jwk("rsa-1").unwrap();
     let jwks = "/providers/0/jwks";
     let long = "x".repeat(1025);
+    let mut wrong = Vec::new();
     for (configuration, expected) in [
         (json!({}), "missing field `providers`"),
         (
@@ -123,7 +124,7 @@ fn faulty_configurations_are_refused_by_key_and_reason() {
         ),
         (
             with(inline(), "/providers/0/max_lifetime_seconds", json!(-1)),
-            "invalid value",
+            "providers[0].max_lifetime_seconds: expected u32",
         ),
         (
             with(inline(), "/providers/0/token_types", json!([])),
@@ -468,12 +469,13 @@ fn faulty_configurations_are_refused_by_key_and_reason() {
     ] {
         let refused = Harness::<JwtAuth>::new(start())
             .configure(&configuration.to_string())
-            .expect_err(expected);
-        assert!(
-            refused.contains(expected),
-            "{refused}\nshould say {expected}"
-        );
+            .err()
+            .unwrap_or_default();
+        if !refused.contains(expected) {
+            wrong.push(format!("{refused}\nshould say {expected}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     for good in [inline(), remote()] {
         Harness::<JwtAuth>::new(start())
             .configure(&good.to_string())
@@ -601,14 +603,14 @@ fn old_keys_serve_for_a_day_and_no_longer() {
 fn unknown_kids_bring_one_fetch_each_thirty_seconds() {
     let mut world = World::new(
         &remote(),
-        json!([{"cluster": "idp", "body": {"jwks": ["rsa-1"]}}]),
+        json!([{"cluster": "idp", "body": {"jwks": ["ed25519"]}}]),
     );
     world.advance(1);
     for second in 0..300 {
         for number in 0..10 {
             assert_eq!(
                 world.send(&token(
-                    json!({"header": {"kid": format!("{second}-{number}")}})
+                    json!({"key": "ed25519", "header": {"kid": format!("{second}-{number}")}})
                 )),
                 401
             );

@@ -1,6 +1,12 @@
 //! C2SP/wycheproof's JWS vectors through the path that tokens take: in the guest alone, and with a host that serves
 //! `verify_signature` (here aws-lc, as in Portcullis).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a vector of another shape fails the test"
+)]
+
 #[path = "../examples/verify.rs"]
 #[expect(unreachable_pub, reason = "an example is a crate of its own")]
 mod verify;
