@@ -10,6 +10,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 /// The name that the server certificate is for, beside `localhost` and 127.0.0.1.
@@ -24,6 +25,8 @@ pub struct Certificates {
     pub chain: PathBuf,
     /// The server's private key, PEM.
     pub key: PathBuf,
+    /// The name that a client asks for and expects in the server's certificate.
+    pub name: &'static str,
     root: CertificateDer<'static>,
 }
 
@@ -61,6 +64,7 @@ impl Certificates {
             authority: folder.join("ca.pem"),
             chain: folder.join("server.pem"),
             key: folder.join("server.key"),
+            name: SERVER_NAME,
             root: authority_certificate.der().clone(),
         };
         for (path, text) in [
@@ -71,6 +75,23 @@ impl Certificates {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(made)
+    }
+
+    /// Only the trust in an authority that somebody else made, the file `authority` (PEM), for a server called
+    /// `name`. Chain and key are empty.
+    ///
+    /// # Errors
+    /// When the file holds no certificate.
+    pub fn trusting(authority: &Path, name: &'static str) -> Result<Self> {
+        let root = CertificateDer::from_pem_file(authority)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", authority.display()))?;
+        Ok(Self {
+            authority: authority.to_path_buf(),
+            chain: PathBuf::new(),
+            key: PathBuf::new(),
+            name,
+            root,
+        })
     }
 
     /// A client's configuration that trusts the authority and speaks exactly `version`, offering `alpn`.

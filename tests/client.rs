@@ -107,8 +107,10 @@ impl<'a> Route<'a> {
             Security::Plaintext => Stream::Plain(self.connect()?),
             Security::Tls11 => Stream::Python(Relay::start(self.address, self.source)?),
             Security::Tls12 | Security::Tls13 => {
-                let session =
-                    rustls::ClientConnection::new(self.tls_config(b"http/1.1")?, server_name()?)?;
+                let session = rustls::ClientConnection::new(
+                    self.tls_config(b"http/1.1")?,
+                    self.server_name()?,
+                )?;
                 let mut stream = rustls::StreamOwned::new(session, self.connect()?);
                 while stream.conn.is_handshaking() {
                     stream
@@ -135,6 +137,13 @@ impl<'a> Route<'a> {
         self.certificates
             .context("a TLS client needs certificates to trust")?
             .client(version, alpn)
+    }
+
+    fn server_name(&self) -> Result<ServerName<'static>> {
+        let name = self
+            .certificates
+            .map_or(SERVER_NAME, |certificates| certificates.name);
+        ServerName::try_from(name).context("no server name")
     }
 
     fn connect(&self) -> Result<TcpStream> {
@@ -180,7 +189,7 @@ impl<'a> Route<'a> {
         } else {
             let connector = tokio_rustls::TlsConnector::from(self.tls_config(b"h2")?);
             let stream = connector
-                .connect(server_name()?, stream)
+                .connect(self.server_name()?, stream)
                 .await
                 .context("the TLS handshake failed")?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -189,10 +198,6 @@ impl<'a> Route<'a> {
             exchange_http2(TokioIo::new(stream), built).await
         }
     }
-}
-
-fn server_name() -> Result<ServerName<'static>> {
-    ServerName::try_from(SERVER_NAME).context("no server name")
 }
 
 async fn exchange_http2<S>(stream: S, request: http::Request<Full<Bytes>>) -> Result<Answer>

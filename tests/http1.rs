@@ -256,3 +256,38 @@ fn read_line(from: &mut impl BufRead) -> Result<Vec<u8>> {
     }
     Ok(line)
 }
+
+/// Reads the head of a request: its first line and its headers; `None` when the client has gone.
+///
+/// # Errors
+/// When the connection ends within the head or what comes is no request.
+pub fn read_request_head(from: &mut impl BufRead) -> Result<Option<(String, Headers)>> {
+    if from.fill_buf().context("cannot read a request")?.is_empty() {
+        return Ok(None);
+    }
+    let line = String::from_utf8_lossy(&read_line(from)?).into_owned();
+    Ok(Some((line, read_headers(from)?)))
+}
+
+/// Hands the body of a request with `headers` to `sink`, piece by piece, and returns the trailers.
+///
+/// # Errors
+/// When the body ends before its framing says so.
+pub fn read_request_body(
+    from: &mut impl BufRead,
+    headers: &Headers,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<Headers> {
+    let framed = ["transfer-encoding", "content-length"]
+        .iter()
+        .any(|name| first(headers, name).is_some());
+    if !framed {
+        return Ok(Headers::new());
+    }
+    let head = Answer {
+        status: 200,
+        headers: headers.clone(),
+        ..Answer::default()
+    };
+    read_body(from, &head, b"", sink)
+}

@@ -1,2 +1,14 @@
-//! Soon.
-fn main() {}
+//! The tests of the whole: everything that needs more than one of the parts.
+
+mod bad_policy;
+mod bad_traffic;
+mod cases;
+mod cli;
+mod export;
+mod go_guest;
+mod hostile;
+mod places;
+mod served;
+mod set_properties;
+mod tidy;
+mod wycheproof;

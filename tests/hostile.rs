@@ -1,0 +1,534 @@
+//! The gallery of hostile guests: each commits one crime when a request asks it to. The host must live, serve the
+//! requests of others meanwhile, answer the next request as if nothing had been, stay small, and count what was.
+//!
+//! `guests/*.wat` are named for their crimes; the crimes that are the same in every callback or hostcall are written
+//! out here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use portcullis_tests::build_folder::repository;
+use portcullis_tests::client::{Connection, Route};
+use portcullis_tests::free_port::free_address;
+use portcullis_tests::http1::{Answer, Request, read_answer, read_request_body};
+use portcullis_tests::raw_upstream::RawUpstream;
+use serde_json::json;
+
+use crate::served::Served;
+
+/// A host that serves one guest of two pages must not grow beyond this, whatever the guest does.
+const RESIDENT_BYTES_MAX: u64 = 400 << 20;
+
+/// What the request that asked for the crime may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// 503: the VM is gone, and the request is refused.
+    Refused,
+    /// 200: what the guest did came to nothing.
+    Passes,
+    /// The answer was under way: a whole one or a broken one, both are right.
+    Whatever,
+    /// None: the guest holds the request until the client goes.
+    Held,
+}
+
+use Verdict::{Held, Passes, Refused, Whatever};
+
+/// The guests of the folder: what the criminal request gets, and whether the VM is lost and so counted.
+const GALLERY: &[(&str, Verdict, bool)] = &[
+    ("loop", Refused, true),
+    ("allocate", Refused, true),
+    ("allocate-for-ever", Refused, true),
+    ("recurse", Refused, true),
+    ("wild-allocator", Whatever, false),
+    ("looping-allocator", Refused, true),
+    ("reentrant-allocator", Whatever, false),
+    ("reply-in-log", Passes, false),
+    ("reply-in-body", Whatever, false),
+    ("reply-nonsense", Whatever, false),
+    ("pause-for-ever", Held, false),
+    ("flood-log", Refused, true),
+    ("flood-metrics", Refused, true),
+    ("flood-shared-data", Refused, true),
+    ("flood-queue", Refused, true),
+    ("flood-properties", Refused, true),
+    ("flood-headers", Refused, true),
+    ("flood-body", Whatever, true),
+    ("flood-callouts", Refused, true),
+    ("flood-ticks", Passes, true),
+    ("split-response", Whatever, false),
+];
+
+#[test]
+fn gallery() -> Result<()> {
+    let folder = repository().join("tests/guests");
+    let mut named: BTreeMap<&str, (Verdict, bool)> = GALLERY
+        .iter()
+        .map(|(name, verdict, counted)| (*name, (*verdict, *counted)))
+        .collect();
+    let mut failures = String::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_none_or(|extension| extension != "wat")
+            || ["prelude", "innocent"].contains(&&*name)
+        {
+            continue;
+        }
+        let (verdict, counted) = named
+            .remove(&*name)
+            .with_context(|| format!("{name}.wat is in no test"))?;
+        note(
+            &mut failures,
+            &name,
+            commit(
+                &name,
+                &guest("", &fs::read_to_string(&path)?)?,
+                verdict,
+                counted,
+            ),
+        );
+    }
+    assert!(named.is_empty(), "there is no guest for {named:?}");
+    assert!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+/// The callbacks of a stream: signature, and what the request gets that traps in it.
+const CALLBACKS: &[(&str, &str, Verdict)] = &[
+    (
+        "proxy_on_request_headers",
+        "(param i32 i32 i32) (result i32)",
+        Refused,
+    ),
+    (
+        "proxy_on_request_body",
+        "(param i32 i32 i32) (result i32)",
+        Refused,
+    ),
+    (
+        "proxy_on_request_trailers",
+        "(param i32 i32) (result i32)",
+        Refused,
+    ),
+    (
+        "proxy_on_response_headers",
+        "(param i32 i32 i32) (result i32)",
+        Refused,
+    ),
+    (
+        "proxy_on_response_body",
+        "(param i32 i32 i32) (result i32)",
+        Whatever,
+    ),
+    (
+        "proxy_on_response_trailers",
+        "(param i32 i32) (result i32)",
+        Whatever,
+    ),
+    ("proxy_on_log", "(param i32)", Passes),
+    ("proxy_on_done", "(param i32) (result i32)", Passes),
+    ("proxy_on_delete", "(param i32)", Passes),
+];
+
+#[test]
+fn a_trap_in_every_callback() -> Result<()> {
+    let mut failures = String::new();
+    for (callback, signature, verdict) in CALLBACKS {
+        let judge = if *callback == "proxy_on_request_headers" {
+            "(call $judge)"
+        } else {
+            ""
+        };
+        let innocent = if signature.contains("result") {
+            if *callback == "proxy_on_done" {
+                "(i32.const 1)"
+            } else {
+                "(i32.const 0)"
+            }
+        } else {
+            ""
+        };
+        let text = format!(
+            "(func (export \"{callback}\") {signature} {judge} (if (global.get $guilt) (then unreachable)) {innocent})"
+        );
+        let name = format!(
+            "trap-in-{}",
+            callback.trim_start_matches("proxy_on_").replace('_', "-")
+        );
+        note(
+            &mut failures,
+            &name,
+            commit(&name, &guest("", &text)?, *verdict, true),
+        );
+    }
+    // The callbacks of the plugin itself: the crime is to bring them about.
+    for (name, text) in [
+        (
+            "trap-in-tick",
+            "(func (export \"proxy_on_configure\") (param i32 i32) (result i32)
+                (drop (call $set_tick_period (i32.const 1))) (i32.const 1))
+            (func (export \"proxy_on_tick\") (param i32) unreachable)",
+        ),
+        (
+            "trap-in-queue-ready",
+            "(func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32)
+                (call $judge)
+                (if (global.get $guilt) (then
+                    (drop (call $register_queue (i32.const 16) (i32.const 7) (i32.const 8)))
+                    (drop (call $enqueue (i32.load (i32.const 8)) (i32.const 16) (i32.const 7)))))
+                (i32.const 0))
+            (func (export \"proxy_on_queue_ready\") (param i32 i32) unreachable)",
+        ),
+        (
+            "trap-in-http-call-response",
+            "(data (i32.const 128) \"backend\")
+            (data (i32.const 256) \"\\03\\00\\00\\00\\07\\00\\00\\00\\03\\00\\00\\00\\05\\00\\00\\00\\01\\00\\00\\00\\0a\\00\\00\\00\\01\\00\\00\\00:method\\00GET\\00:path\\00/\\00:authority\\00a\\00\")
+            (func (export \"proxy_on_request_headers\") (param i32 i32 i32) (result i32)
+                (call $judge)
+                (if (global.get $guilt) (then
+                    (if (call $http_call (i32.const 128) (i32.const 7) (i32.const 256) (i32.const 61) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 5000) (i32.const 8))
+                        (then unreachable))
+                    (return (i32.const 1))))
+                (i32.const 0))
+            (func (export \"proxy_on_http_call_response\") (param i32 i32 i32 i32 i32) unreachable)",
+        ),
+    ] {
+        let verdict = if name == "trap-in-http-call-response" { Refused } else { Whatever };
+        note(&mut failures, name, commit(name, &guest("", text)?, verdict, true));
+    }
+    assert!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+#[test]
+fn a_reply_from_where_none_is_due() -> Result<()> {
+    let reply = "(drop (call $reply (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))";
+    let mut failures = String::new();
+    for (name, text) in [
+        ("configure", format!("(func (export \"proxy_on_configure\") (param i32 i32) (result i32) {reply} (i32.const 1))")),
+        ("vm-start", format!("(func (export \"proxy_on_vm_start\") (param i32 i32) (result i32) {reply} (i32.const 1))")),
+        ("context-create", format!("(func (export \"proxy_on_context_create\") (param i32 i32) (if (i32.eqz (local.get 1)) (then {reply})))")),
+        (
+            "tick",
+            format!(
+                "(func (export \"proxy_on_configure\") (param i32 i32) (result i32) (drop (call $set_tick_period (i32.const 1))) (i32.const 1))
+                (func (export \"proxy_on_tick\") (param i32) {reply})"
+            ),
+        ),
+        ("done", format!("(func (export \"proxy_on_done\") (param i32) (result i32) (if (global.get $guilt) (then {reply})) (i32.const 1))")),
+        ("delete", format!("(func (export \"proxy_on_delete\") (param i32) (if (global.get $guilt) (then {reply})))")),
+    ] {
+        let name = format!("reply-in-{name}");
+        note(&mut failures, &name, commit(&name, &guest("", &text)?, Passes, false));
+    }
+    assert!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+/// Every hostcall of ABI 0.2.1 by its parameters: `i` for i32, `l` for i64.
+const HOSTCALLS: &[(&str, &str)] = &[
+    ("proxy_log", "iii"),
+    ("proxy_get_log_level", "i"),
+    ("proxy_get_current_time_nanoseconds", "i"),
+    ("proxy_set_tick_period_milliseconds", "i"),
+    ("proxy_done", ""),
+    ("proxy_set_effective_context", "i"),
+    ("proxy_get_buffer_bytes", "iiiii"),
+    ("proxy_get_buffer_status", "iii"),
+    ("proxy_set_buffer_bytes", "iiiii"),
+    ("proxy_get_header_map_size", "ii"),
+    ("proxy_get_header_map_pairs", "iii"),
+    ("proxy_set_header_map_pairs", "iii"),
+    ("proxy_get_header_map_value", "iiiii"),
+    ("proxy_add_header_map_value", "iiiii"),
+    ("proxy_replace_header_map_value", "iiiii"),
+    ("proxy_remove_header_map_value", "iii"),
+    ("proxy_continue_stream", "i"),
+    ("proxy_close_stream", "i"),
+    ("proxy_get_status", "iii"),
+    ("proxy_send_local_response", "iiiiiiii"),
+    ("proxy_http_call", "iiiiiiiiii"),
+    ("proxy_grpc_call", "iiiiiiiiiiii"),
+    ("proxy_grpc_stream", "iiiiiiiii"),
+    ("proxy_grpc_send", "iiii"),
+    ("proxy_grpc_cancel", "i"),
+    ("proxy_grpc_close", "i"),
+    ("proxy_set_shared_data", "iiiii"),
+    ("proxy_get_shared_data", "iiiii"),
+    ("proxy_register_shared_queue", "iii"),
+    ("proxy_resolve_shared_queue", "iiiii"),
+    ("proxy_enqueue_shared_queue", "iii"),
+    ("proxy_dequeue_shared_queue", "iii"),
+    ("proxy_define_metric", "iiii"),
+    ("proxy_record_metric", "il"),
+    ("proxy_increment_metric", "il"),
+    ("proxy_get_metric", "ii"),
+    ("proxy_get_property", "iiii"),
+    ("proxy_set_property", "iiii"),
+    ("proxy_call_foreign_function", "iiiiii"),
+];
+
+/// The WASI functions that Rust and Go guests import, which take pointers.
+const WASI: &[(&str, &str)] = &[
+    ("args_get", "ii"),
+    ("args_sizes_get", "ii"),
+    ("clock_time_get", "ili"),
+    ("environ_get", "ii"),
+    ("environ_sizes_get", "ii"),
+    ("fd_fdstat_get", "ii"),
+    ("fd_prestat_get", "ii"),
+    ("fd_read", "iiii"),
+    ("fd_write", "iiii"),
+    ("poll_oneoff", "iiii"),
+    ("random_get", "ii"),
+];
+
+/// Arguments that point nowhere: what stands for the first argument, and for all others.
+const WILD: &[(i32, i32)] = &[
+    (-1, -1),
+    (i32::MAX, i32::MAX),
+    (0, -1),
+    (1, -1),
+    (2, -1),
+    (7, -1),
+    (0, 0x0001_fff0),
+    (0, -16),
+    (-16, 64),
+];
+
+#[test]
+fn wild_pointers_in_every_hostcall() -> Result<()> {
+    let mut imports = String::new();
+    let mut calls = String::new();
+    for (module, functions) in [("env", HOSTCALLS), ("wasi_snapshot_preview1", WASI)] {
+        for (name, parameters) in functions {
+            let types: Vec<&str> = parameters
+                .chars()
+                .map(|kind| if kind == 'l' { "i64" } else { "i32" })
+                .collect();
+            writeln!(
+                imports,
+                "(import \"{module}\" \"{name}\" (func $wild_{name} (param {}) (result i32)))",
+                types.join(" ")
+            )?;
+            for (first, others) in WILD {
+                // These two do what they are asked to with a valid stream.
+                if ["proxy_close_stream", "proxy_continue_stream"].contains(name)
+                    && (0..=3).contains(first)
+                {
+                    continue;
+                }
+                write!(calls, "(drop (call $wild_{name}")?;
+                for (index, kind) in types.iter().enumerate() {
+                    write!(
+                        calls,
+                        " ({kind}.const {})",
+                        if index == 0 { first } else { others }
+                    )?;
+                }
+                writeln!(calls, "))")?;
+            }
+        }
+    }
+    let mut failures = String::new();
+    for callback in [
+        "proxy_on_request_headers",
+        "proxy_on_request_body",
+        "proxy_on_response_headers",
+        "proxy_on_response_body",
+    ] {
+        let judge = if callback == "proxy_on_request_headers" {
+            "(call $judge)"
+        } else {
+            ""
+        };
+        let text = format!(
+            "(func (export \"{callback}\") (param i32 i32 i32) (result i32) {judge}\n(if (global.get $guilt) (then\n{calls})) (i32.const 0))"
+        );
+        let name = format!(
+            "wild-pointers-in-{}",
+            callback.trim_start_matches("proxy_on_").replace('_', "-")
+        );
+        note(
+            &mut failures,
+            &name,
+            commit(&name, &guest(&imports, &text)?, Passes, false),
+        );
+    }
+    assert!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+fn note(failures: &mut String, name: &str, result: Result<()>) {
+    if let Err(error) = result {
+        // Writing to a string does not fail.
+        let _ = writeln!(failures, "{name}: {error:#}\n");
+    }
+}
+
+/// A guest from its own text: the prelude before it, and an innocent callback for each that it does not have.
+pub(crate) fn guest(imports: &str, text: &str) -> Result<Vec<u8>> {
+    let folder = repository().join("tests/guests");
+    let prelude = fs::read_to_string(folder.join("prelude.wat"))?;
+    let mut module = format!("(module\n{imports}\n{prelude}\n{text}\n");
+    for line in fs::read_to_string(folder.join("innocent.wat"))?.lines() {
+        let name = line.split('"').nth(1).unwrap_or_default();
+        if line.starts_with(";;") || text.contains(&format!("\"{name}\"")) {
+            continue;
+        }
+        module.push_str(line);
+        module.push('\n');
+    }
+    module.push(')');
+    wat::parse_str(&module).map_err(|error| anyhow::anyhow!("{error}\n{module}"))
+}
+
+/// Lets a guest commit its crime in a running proxy, and looks at what becomes of the proxy.
+fn commit(name: &str, module: &[u8], verdict: Verdict, counted: bool) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join(format!("{name}.wasm"));
+    fs::write(&path, module)?;
+    let upstream = upstream_with_trailers()?;
+    let address = free_address()?;
+    let mut served = Served::start(&policy(&path, &upstream, &address.to_string()))?;
+    let route = Route::plain(address);
+    let result = (|| {
+        expect_200(route, "/", "before the crime")?;
+        for round in 1..=3 {
+            let crime = std::thread::spawn(move || {
+                let mut connection = Route::plain(address).open()?;
+                crime(&mut connection, verdict)
+            });
+            for _ in 0..5 {
+                expect_200(route, "/free", "of another route during the crime")?;
+            }
+            let answer = crime
+                .join()
+                .map_err(|_| anyhow::anyhow!("the client panicked"))?;
+            judge(verdict, answer).with_context(|| format!("crime {round}"))?;
+            // Where nobody asks for it, ticks do the crime, and may hit this request too.
+            if name != "trap-in-tick" && name != "flood-ticks" {
+                expect_200(route, "/", "after the crime")?;
+            }
+        }
+        expect_200(route, "/free", "of another route after all")?;
+        if counted {
+            ensure!(
+                served.metric(&["trap"])? >= 1.0,
+                "no metric counts the trap:\n{}",
+                served.admin("/metrics")?.text()
+            );
+        }
+        let resident = served.process.resident_bytes_max()?;
+        ensure!(
+            resident < RESIDENT_BYTES_MAX,
+            "the host grew to {} MiB",
+            resident >> 20
+        );
+        ensure!(
+            !served.process.log().contains("panicked at"),
+            "a thread of the host panicked"
+        );
+        Ok(())
+    })();
+    let ended = served.process.ended()?;
+    result.with_context(|| {
+        format!(
+            "the host ({ended:?}) says:\n{}",
+            served.process.last_words()
+        )
+    })
+}
+
+fn policy(module: &Path, upstream: &RawUpstream, address: &str) -> serde_json::Value {
+    json!({
+        "workers": 1,
+        "listeners": [{"name": "plain", "address": address}],
+        "clusters": [
+            {"name": "upstream", "endpoints": [upstream.address().to_string()]},
+            {"name": "backend", "endpoints": [upstream.address().to_string()]},
+        ],
+        "filters": [
+            {"name": "security-headers", "module": "builtin:security-headers"},
+            {"name": "guest", "module": module, "clusters": ["backend"]},
+        ],
+        "routes": [
+            {"name": "free", "prefix": "/free", "cluster": "upstream", "filters": {"guest": "off"}},
+            {"name": "all", "cluster": "upstream"},
+        ],
+    })
+}
+
+/// Answers everything with a body and trailers.
+fn upstream_with_trailers() -> Result<RawUpstream> {
+    RawUpstream::start(|_, headers, stream| {
+        read_request_body(stream, headers, &mut |_| {})?;
+        stream.get_mut().write_all(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n",
+        )?;
+        Ok(true)
+    })
+}
+
+fn expect_200(route: Route<'_>, path: &str, when: &str) -> Result<()> {
+    let answer = route
+        .send(&Request::get(path))
+        .with_context(|| format!("the request {when}"))?;
+    ensure!(
+        answer.status == 200,
+        "the request {when} got {} {}",
+        answer.status,
+        answer.text()
+    );
+    ensure!(
+        answer.header("set-cookie").is_none(),
+        "the answer {when} was split"
+    );
+    Ok(())
+}
+
+/// Sends the request that asks for the crime, with a body and trailers.
+fn crime(connection: &mut Connection, verdict: Verdict) -> Result<Answer> {
+    connection.write(
+        b"POST /crime HTTP/1.1\r\nhost: example.test\r\nx-crime: 1\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n\
+          4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n",
+    )?;
+    if verdict == Held {
+        // The client goes; the host must notice and let go of the request.
+        return Ok(Answer::default());
+    }
+    read_answer(connection.reader(), b"POST")
+}
+
+fn judge(verdict: Verdict, answer: Result<Answer>) -> Result<()> {
+    match (verdict, answer) {
+        (Held | Whatever, Err(_)) | (Held, Ok(_)) => Ok(()),
+        (Whatever, Ok(answer)) => {
+            ensure!(
+                answer.header("set-cookie").is_none(),
+                "the answer was split"
+            );
+            Ok(())
+        }
+        (_, Err(error)) => Err(error.context("no answer to the criminal request")),
+        (Passes, Ok(answer)) if answer.status == 200 => Ok(()),
+        (Refused, Ok(answer)) if answer.status == 503 => {
+            ensure!(
+                answer.header("x-content-type-options").as_deref() == Some("nosniff"),
+                "the refusal lacks the headers of security-headers: {:?}",
+                answer.headers
+            );
+            Ok(())
+        }
+        (_, Ok(answer)) => bail!(
+            "the criminal request got {} {}",
+            answer.status,
+            answer.text()
+        ),
+    }
+}

@@ -1,0 +1,170 @@
+//! C2SP/wycheproof's JWS vectors in Wasm, in Portcullis and in Envoy, each with the host's `verify_signature` and
+//! without. jwt-auth's own tests run the same vectors natively.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use portcullis_tests::build_folder::{build_folder, repository};
+use portcullis_tests::client::Route;
+use portcullis_tests::http1::Request;
+use portcullis_tests::upstream::Upstream;
+use serde_json::{Value, json};
+
+use crate::places::{ANY_PORT, in_both};
+
+/// A key, a token, and what must be said of it.
+struct Vector {
+    id: String,
+    jwk: String,
+    jws: String,
+    verdict: &'static str,
+}
+
+#[test]
+fn vectors_in_wasm() -> Result<()> {
+    let vectors = vectors()?;
+    let upstream = Upstream::start()?;
+    let policy = json!({
+        "workers": 1,
+        "listeners": [{"name": "plain", "address": ANY_PORT}],
+        "clusters": [{"name": "upstream", "endpoints": [upstream.address().to_string()]}],
+        "filters": [{"name": "verify", "module": module()?, "configuration": {"host_crypto": false}}],
+        "routes": [
+            {"name": "guest", "cluster": "upstream"},
+            {"name": "host", "prefix": "/host", "cluster": "upstream", "filters": {"verify": {"configuration": {"host_crypto": true}}}},
+        ],
+    });
+    in_both("wycheproof's JWS vectors", &policy, "plain", |address| {
+        for path in ["/guest", "/host"] {
+            let mut connection = Route::plain(address).open()?;
+            let mut counts = BTreeMap::new();
+            for vector in &vectors {
+                let request = Request::get(path)
+                    .header("x-jwk", &*vector.jwk)
+                    .header("x-jws", &*vector.jws);
+                let answer = connection
+                    .exchange(&request)
+                    .with_context(|| format!("vector {}", vector.id))?;
+                let verdict = answer.text();
+                ensure!(
+                    answer.status == 200 && verdict.starts_with(vector.verdict),
+                    "{path}, vector {}: expected {}, got {} {verdict}",
+                    vector.id,
+                    vector.verdict,
+                    answer.status
+                );
+                *counts.entry(vector.verdict).or_insert(0) += 1;
+            }
+            ensure!(
+                counts == BTreeMap::from([("good", 32), ("bad", 329), ("unusable", 40)]),
+                "the vectors are others than they were: {counts:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+fn vectors() -> Result<Vec<Vector>> {
+    let path =
+        repository().join("plugins/jwt-auth/tests/data/wycheproof/json_web_signature_test.json");
+    let file: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    let list = |value: &Value, key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let text = |value: &Value, key: &str| {
+        value
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut vectors = Vec::new();
+    for group in list(&file, "testGroups") {
+        // A symmetric key stands under `private` alone.
+        let jwk = group
+            .get("public")
+            .or(group.get("private"))
+            .context("a group without a key")?;
+        for test in list(&group, "tests") {
+            let verdict = match (
+                &*text(jwk, "kty"),
+                &*text(jwk, "crv"),
+                &*text(&test, "result"),
+            ) {
+                // What jwt-auth never does, whatever the vector says.
+                ("oct", ..) => "unusable",
+                (_, "P-521", _) => "bad",
+                (.., "valid") => "good",
+                _ => "bad",
+            };
+            vectors.push(Vector {
+                id: test
+                    .get("tcId")
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                jwk: jwk.to_string(),
+                jws: text(&test, "jws"),
+                verdict,
+            });
+        }
+    }
+    Ok(vectors)
+}
+
+/// Builds jwt-auth's example `verify` for Wasm, in the folder and with the flags of the controls' own modules, so
+/// that what they share is there already.
+fn module() -> Result<PathBuf> {
+    let folder = build_folder()?.join("modules");
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let mut flags = vec![format!(
+        "--remap-path-prefix={}=portcullis",
+        repository().display()
+    )];
+    flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
+    let mut cargo = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        let ours = ["CARGO_HOME", "CARGO_TERM_COLOR"].contains(&&*name);
+        if (name.starts_with("CARGO") && !ours) || name.starts_with("RUSTC") || name == "RUSTFLAGS"
+        {
+            cargo.env_remove(name);
+        }
+    }
+    let output = cargo
+        .current_dir(repository())
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "jwt-auth",
+            "--example",
+            "verify",
+        ])
+        .args([
+            "--profile",
+            "module",
+            "--target",
+            "wasm32-wasip1",
+            "--target-dir",
+        ])
+        .arg(&folder)
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!(
+            "the example does not build: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(folder.join("wasm32-wasip1/module/examples/verify.wasm"))
+}
