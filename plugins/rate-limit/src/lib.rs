@@ -14,7 +14,7 @@
 //! | `ipv6_prefix` | 64 | leading bits of an IPv6 address that make one client, 32 to 128; an IPv4 address counts whole, mapped into IPv6 or not |
 //! | `cost` | 1 | requests that one request counts for, at most the smallest burst |
 //! | `scope` | | tells this instance's counters from those of an equal one |
-//! | `max_keys` | 65,536 | keys with debt that there is room for, 32 to 1,048,576; 32 bytes of shared data each (and 16 more for each limit beyond the first) |
+//! | `max_keys` | 65,536 | keys with debt that there is room for, 32 to 524,288; 32 bytes of shared data each (and 16 more for each limit beyond the first) |
 //! | `fields` | `always` | where `RateLimit` and `RateLimit-Policy` are sent: `always`, `on_refusal`, `never` |
 //!
 //! # A request passes if

@@ -30,10 +30,11 @@ pub(crate) const SLOTS_PER_KEY: usize = 2;
 /// Keys of a table by default; at two slots each the table takes at most 2 MiB.
 pub(crate) const KEYS_DEFAULT: u32 = 65_536;
 
-/// Smallest and largest table: one shard, and 32 MiB with one limit.
+/// Smallest table: one shard.
 pub(crate) const KEYS_MIN: u32 = 32;
-/// See [`KEYS_MIN`].
-pub(crate) const KEYS_MAX: u32 = 1_048_576;
+/// Largest table: 16 MiB with one limit and 40 MiB with four, within the 64 MiB that the Portcullis host grants the
+/// shared data of one `vm_id`.
+pub(crate) const KEYS_MAX: u32 = 524_288;
 
 /// Compare-and-swap rounds for one request. Each lost round is another worker's success, so the loser of all of them
 /// has seen 31 other requests pass on the same shard within some 30 µs.

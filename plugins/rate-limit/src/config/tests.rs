@@ -13,6 +13,48 @@ fn check(json: &str) -> Result<Checked, String> {
     config.check().map_err(|error| error.to_string())
 }
 
+/// So many limits.
+fn limits(count: usize) -> String {
+    let limits: Vec<String> = (0..count)
+        .map(|i| format!(r#"{{"name": "{i}", "requests": 1, "per": "1s"}}"#))
+        .collect();
+    format!(r#"{{"limits": [{}]}}"#, limits.join(","))
+}
+
+/// So many sources of a key.
+fn sources(count: usize) -> String {
+    format!(
+        r#"{{"key": [{}]}}"#,
+        vec![r#"{"header": "a"}"#; count].join(",")
+    )
+}
+
+/// A scope of so many bytes.
+fn scope(bytes: usize) -> String {
+    format!(r#"{{"scope": "{}"}}"#, "a".repeat(bytes))
+}
+
+/// A header's name of so many bytes.
+fn header(bytes: usize) -> String {
+    format!(r#"{{"key": {{"header": "{}"}}}}"#, "a".repeat(bytes))
+}
+
+#[test]
+fn bounds_can_be_reached() {
+    let rows = [
+        limits(4),
+        sources(4),
+        scope(32),
+        header(128),
+        r#"{"max_keys": 32}"#.into(),
+        r#"{"max_keys": 524288, "cost": 100, "ipv6_prefix": 32}"#.into(),
+        r#"{"limits": [{"name": "a", "requests": 1000000, "per": "31d", "burst": 1000000}], "ipv6_prefix": 128}"#.into(),
+    ];
+    for json in rows {
+        assert_eq!(check(&json).err(), None, "{json}");
+    }
+}
+
 #[test]
 fn mistakes_are_named() {
     let limit = |field: &str| {
@@ -41,11 +83,15 @@ fn mistakes_are_named() {
         (r#"{"limits": [{"name": "a", "requests": 2, "per": "1s"}, {"name": "a", "requests": 3, "per": "1s"}]}"#.into(), "limits[1].name: `a` is taken"),
         (r#"{"limits": [{"name": "", "requests": 2, "per": "1s"}]}"#.into(), "limits[0].name: must be from 1 to 32 letters"),
         (r#"{"limits": [{"name": "a\"b", "requests": 2, "per": "1s"}]}"#.into(), "limits[0].name: must be from 1 to 32 letters"),
+        (limits(5), "limits: must hold from 1 to 4 limits"),
+        (sources(5), "key: must name from 1 to 4 sources"),
+        (scope(33), "scope: must be from 1 to 32 letters"),
+        (header(129), "key.header: must be the name of a header"),
         (r#"{"scope": "a/b"}"#.into(), "scope: must be from 1 to 32 letters"),
         (r#"{"cost": 0}"#.into(), "cost: must be from 1 to 100, is 0"),
         (r#"{"cost": 101}"#.into(), "cost: must be from 1 to 100, is 101"),
-        (r#"{"max_keys": 31}"#.into(), "max_keys: must be from 32 to 1048576, is 31"),
-        (r#"{"max_keys": 1048577}"#.into(), "max_keys: must be from 32 to 1048576, is 1048577"),
+        (r#"{"max_keys": 31}"#.into(), "max_keys: must be from 32 to 524288, is 31"),
+        (r#"{"max_keys": 524289}"#.into(), "max_keys: must be from 32 to 524288, is 524289"),
         (r#"{"ipv6_prefix": 31}"#.into(), "ipv6_prefix: must be from 32 to 128, is 31"),
         (r#"{"ipv6_prefix": 129}"#.into(), "ipv6_prefix: must be from 32 to 128, is 129"),
         (r#"{"fields": "sometimes"}"#.into(), "fields: "),
