@@ -1,6 +1,104 @@
-//! A Proxy-Wasm host as a library.
+//! A Proxy-Wasm host as a library: it runs HTTP filters built for the Proxy-Wasm ABI (0.1.0, 0.2.0, 0.2.1), as Envoy runs them.
 //!
-//! (The crate's documentation follows with the chain.)
+//! It has no sockets, no files, no clock, no async runtime and no HTTP types, so that any Rust proxy can embed it. The embedder lends
+//! header maps ([`Fields`]), tells the time and makes callouts ([`Embedder`]), and keeps compiled code ([`ModuleCache`]).
+//!
+//! # The life of a request
+//!
+//! [`Runtime::load`] compiles a module once a process; [`Plugin::start`] makes and configures a VM once a worker; a [`Chain`] orders the
+//! plugins of a route; an [`HttpStream`] takes one exchange through it, phase by phase. Each phase answers with a [`Progress`].
+//!
+//! # What holds always
+//!
+//! 1. Nothing that a guest does can panic, hang or exhaust the host: every bound stands in [`limits`] with its reason. A thread must
+//!    call [`Runtime::tick`] every 5 ms, or a guest that loops is not stopped.
+//! 2. Everything of one worker (plugins, chains, streams) stays on its thread; [`Runtime`], [`Module`], [`Shared`] and
+//!    [`PluginStats`] are shared by all.
+//! 3. A VM that traps or overruns its time is dropped at once and never entered again. The request that broke it is refused, the next
+//!    one gets a fresh VM.
+//! 4. A local response is final.
+//! 5. Where the ABI text and Envoy differ, Envoy counts; where Envoy is unsafe, we are not: header names and values that could split a
+//!    message are refused, as are status codes that are none; a reply from `proxy_on_log` does nothing.
+//!
+//! # Example
+//!
+//! ```
+//! use std::{rc::Rc, sync::Arc, time::Duration};
+//!
+//! use portcullis_runtime::*;
+//!
+//! /// A program without clusters, timers and crypto.
+//! struct World;
+//!
+//! impl Embedder for World {
+//!     fn unix_time_ns(&self) -> u64 { 1_700_000_000_000_000_000 }
+//!     fn monotonic_ns(&self) -> u64 { 0 }
+//!     fn thread_cpu_ns(&self) -> u64 { 0 }
+//!     fn random(&self, out: &mut [u8]) { out.fill(4) }
+//!     fn log(&self, plugin: &PluginSpec, level: LogLevel, message: &[u8]) {
+//!         eprintln!("{level:?} {}: {}", plugin.name, message.escape_ascii());
+//!     }
+//!     fn set_tick_period(&self, _: PluginId, _: Option<Duration>) {}
+//!     fn start_http_call(&self, _: PluginId, _: CalloutId, _: HttpCall) -> Result<(), CalloutError> {
+//!         Err(CalloutError::UnknownCluster)
+//!     }
+//!     fn cancel_calls(&self, _: PluginId) {}
+//!     fn wake(&self, _: StreamToken) {}
+//!     fn notify_queue(&self, _: QueueTarget) {}
+//!     fn foreign_function(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, Status> { Err(Status::NotFound) }
+//! }
+//!
+//! // A plugin that answers every request with 403.
+//! let wasm = wat::parse_str(r#"(module
+//!     (import "env" "proxy_send_local_response"
+//!         (func $answer (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+//!     (memory (export "memory") 1)
+//!     (func (export "proxy_abi_version_0_2_1"))
+//!     (func (export "malloc") (param i32) (result i32) (i32.const 8))
+//!     (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+//!         (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+//!             (i32.const 0) (i32.const 0) (i32.const -1))))"#)?;
+//!
+//! let runtime = Runtime::new(RuntimeOptions { vms_max: 8, on_demand: false })?;
+//! let module = runtime.load(&wasm, &NoCache)?;
+//! let spec = PluginSpec {
+//!     name: "refuse".into(),
+//!     root_id: String::new(),
+//!     vm_id: String::new(),
+//!     vm_configuration: Default::default(),
+//!     configuration: Default::default(),
+//!     failure_policy: FailurePolicy::Closed,
+//!     limits: Limits::default(),
+//!     clusters: vec![],
+//! };
+//! let plugin = Plugin::start(PluginId(1), module, Arc::new(spec), Arc::new(Shared::default()), Rc::new(World))?;
+//! let chain = Chain::new(vec![plugin]);
+//!
+//! let mut headers = FieldList::new();
+//! for (name, value) in [(":method", "GET"), (":path", "/"), (":authority", "example.com")] {
+//!     headers.push(name, value);
+//! }
+//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None };
+//! let info = StreamInfo {
+//!     connection: Rc::new(connection),
+//!     route: Rc::new(RouteInfo::default()),
+//!     protocol: Protocol::Http11,
+//!     start_unix_ns: World.unix_time_ns(),
+//!     request_size: 0,
+//!     response_size: 0,
+//!     duration_ns: None,
+//!     response_code: None,
+//!     response_flags: 0,
+//!     upstream_address: None,
+//! };
+//! let mut stream = HttpStream::new(&chain, Exchange::new(Box::new(headers), info), StreamToken(1));
+//! assert_eq!(stream.request_headers(true), Progress::Respond);
+//! assert_eq!(stream.response_headers(true), Progress::Continue);
+//! let status = stream.exchange().response_headers.as_ref().and_then(|headers| headers.get(b":status").map(<[u8]>::to_vec));
+//! assert_eq!(status.as_deref(), Some(&b"403"[..]));
+//! stream.finish();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod abi;
 mod body;

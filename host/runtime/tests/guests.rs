@@ -224,3 +224,759 @@ fn the_lifecycle_has_envoy_s_order() {
     let mut stream = stream(&[&plugin], &[]);
     assert_eq!(stream.request_headers(true), Progress::Respond, "ended");
 }
+
+// --- failure ------------------------------------------------------------------------------------------------------------
+
+/// Traps, recurses, loops or grows without end if the request has the header `x-do` with this letter.
+fn hostile() -> String {
+    let body = r#"
+    (data (i32.const 100) "x-do")
+    (func $recurse (result i32) (i32.add (call $recurse) (i32.const 1)))
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (local $what i32)
+        (if (call $proxy_get_header_map_value (i32.const 0) (i32.const 100) (i32.const 4) (i32.const 8) (i32.const 12))
+            (then (return (i32.const 0))))
+        (local.set $what (i32.load8_u (i32.load (i32.const 8))))
+        (if (i32.eq (local.get $what) (i32.const 116)) (then unreachable))
+        (if (i32.eq (local.get $what) (i32.const 114)) (then (drop (call $recurse))))
+        (if (i32.eq (local.get $what) (i32.const 108)) (then (loop $l (br $l))))
+        (if (i32.eq (local.get $what) (i32.const 119)) (then (drop (i32.load (i32.const -8)))))
+        (if (i32.eq (local.get $what) (i32.const 100)) (then (drop (i32.div_u (i32.const 1) (i32.const 0)))))
+        (if (i32.eq (local.get $what) (i32.const 103)) (then
+            (loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable))
+        (i32.const 0))"#;
+    guest(&import("proxy_get_header_map_value", 5), body)
+}
+
+/// Ticks the engine for as long as `run` takes.
+fn with_ticks<R>(run: impl FnOnce() -> R) -> R {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                runtime().tick();
+                std::thread::yield_now();
+            }
+        });
+        let result = run();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn a_vm_that_breaks_costs_one_request() {
+    for (what, kind) in [
+        ("t", TrapKind::Unreachable),
+        ("r", TrapKind::StackOverflow),
+        ("l", TrapKind::OutOfTime),
+        ("w", TrapKind::OutOfBounds),
+        ("d", TrapKind::Other),
+        ("g", TrapKind::Unreachable),
+    ] {
+        for policy in [FailurePolicy::Closed, FailurePolicy::Open] {
+            let embedder = Rc::new(Memory::default());
+            embedder.cpu_step_ns.set(6_000_000);
+            let plugin = start_with(PluginSpec { failure_policy: policy, ..spec("p") }, &hostile(), &embedder).unwrap();
+            for round in 1..3u64 {
+                let mut broken = stream(&[&plugin], &[("x-do", what)]);
+                assert_eq!(with_ticks(|| broken.request_headers(true)), Progress::Respond, "{what} {policy:?}");
+                assert_eq!(header(&broken, ":status").as_deref(), Some("503"));
+                assert_eq!(header(&broken, "content-type").as_deref(), Some("application/problem+json"));
+                assert_eq!(header(&broken, "x-policy-decision-id").as_deref(), Some("0123456789abcdef"));
+                let body = broken.take_local_body();
+                assert!(body.ends_with(br#""status":503,"decision_id":"0123456789abcdef"}"#), "{body:?}");
+                assert_eq!(broken.response_headers(false), Progress::Continue);
+                assert_eq!(broken.response_body(body.clone(), true), Progress::Continue);
+                assert_eq!(broken.take_response_body(), body);
+                broken.finish();
+                assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue, "the next one is served");
+                assert_eq!(plugin.stats().restarts(), round);
+                assert_eq!(plugin.stats().traps().find(|(k, _)| *k == kind), Some((kind, round)), "{what}: {:?}", embedder.log.borrow());
+                assert_eq!(plugin.stats().refused(), round);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_throttled_guest_is_not_a_looping_one() {
+    let embedder = Rc::new(Memory::default());
+    let body = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (local $n i32)
+        (loop $l (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 50000000))))
+        (i32.const 0))"#;
+    let plugin = start(&guest("", body), &embedder);
+    // Its CPU time stands still while many ticks pass.
+    assert_eq!(with_ticks(|| stream(&[&plugin], &[]).request_headers(true)), Progress::Continue);
+    assert_eq!(plugin.stats().restarts(), 0);
+}
+
+#[test]
+fn the_memory_bound_is_obeyed_and_violated() {
+    let grow = |pages| {
+        let body = format!(
+            r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (if (i32.eq (memory.grow (i32.const {pages})) (i32.const -1)) (then unreachable))
+            (i32.const 0))"#
+        );
+        guest("", &body)
+    };
+    for (pages, expected) in [(14, Progress::Continue), (15, Progress::Respond)] {
+        let limits = Limits { memory_bytes: 16 << 16, ..Limits::default() };
+        let plugin = start_with(PluginSpec { limits, ..spec("p") }, &grow(pages), &Rc::default()).unwrap();
+        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "2 + {pages} pages of 16");
+        assert_eq!(plugin.stats().memory_denials(), u64::from(expected == Progress::Respond));
+    }
+    let limits = Limits { memory_bytes: 1 << 16, ..Limits::default() };
+    let error = start_with(PluginSpec { limits, ..spec("p") }, &grow(0), &Rc::default()).err().unwrap();
+    assert!(matches!(error.failure, StartFailure::Instantiate(_)), "{error}");
+}
+
+#[test]
+fn a_start_that_fails_backs_off_and_says_why() {
+    // Refuses to be configured from the second VM on: shared data keeps count.
+    let body = r#"
+        (data (i32.const 100) "count") (data (i32.const 110) "bad key: x")
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (if (i32.eqz (call $proxy_get_shared_data (i32.const 100) (i32.const 5) (i32.const 8) (i32.const 12) (i32.const 16)))
+                (then (drop (call $log (i32.const 4) (i32.const 110) (i32.const 10))) (return (i32.const 0))))
+            (drop (call $proxy_set_shared_data (i32.const 100) (i32.const 5) (i32.const 100) (i32.const 5) (i32.const 0)))
+            (i32.const 1))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable)"#;
+    let wat = guest(&(import("proxy_get_shared_data", 5) + &import("proxy_set_shared_data", 5)), body);
+    for (policy, expected) in [(FailurePolicy::Closed, Progress::Respond), (FailurePolicy::Open, Progress::Continue)] {
+        let embedder = Rc::new(Memory::default());
+        let shared = Arc::new(Shared::default());
+        let module = load(&wat).unwrap();
+        let begin = || {
+            let spec = Arc::new(PluginSpec { failure_policy: policy, ..spec("p") });
+            Plugin::start(PluginId(1), Arc::clone(&module), spec, Arc::clone(&shared), Rc::<Memory>::clone(&embedder))
+        };
+        let plugin = begin().unwrap();
+        let error = begin().err().unwrap();
+        assert_eq!(error.failure, StartFailure::ConfigurationRefused);
+        assert_eq!(error.log, ["bad key: x"]);
+        assert_eq!(error.to_string(), "plugin p: proxy_on_configure refused the configuration: bad key: x");
+
+        assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Respond, "the request that broke it, even when open");
+        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "{policy:?}");
+        assert_eq!(plugin.stats().start_failures(), 1);
+        assert!(!plugin.is_ready());
+        stream(&[&plugin], &[]).request_headers(true);
+        assert_eq!(plugin.stats().start_failures(), 1, "it waits");
+        embedder.now_ns.set(2_000_000_000);
+        stream(&[&plugin], &[]).request_headers(true);
+        assert_eq!(plugin.stats().start_failures(), 2, "it tries again");
+    }
+}
+
+#[test]
+fn streams_of_a_broken_vm_are_woken_and_refused() {
+    let body = r#"
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 1))
+        (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (i32.const 0))
+        (func (export "proxy_on_tick") (param i32) unreachable)"#;
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&guest("", body), &embedder);
+    let mut paused = stream(&[&plugin], &[]);
+    assert_eq!(paused.request_headers(true), Progress::Pause);
+    plugin.on_tick();
+    assert_eq!(embedder.woken.take(), [StreamToken(9)]);
+    assert_eq!(embedder.cancelled.get(), 1);
+    assert_eq!(paused.resume(Direction::Request), Progress::Respond);
+    assert_eq!(header(&paused, ":status").as_deref(), Some("503"));
+    plugin.on_tick();
+    assert_eq!(plugin.stats().traps().map(|(_, count)| count).sum::<u64>(), 1, "a broken vm is never entered again");
+}
+
+// --- phases -------------------------------------------------------------------------------------------------------------
+
+/// Logs its letter with each phase, and answers `code` from `callback`.
+fn answering(letter: char, callback: &str, code: u16) -> String {
+    let phase = |name: &str, mark: char, params: &str| {
+        let act = if name == callback {
+            format!("(drop (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const -1)))")
+        } else {
+            String::new()
+        };
+        let result = if name.ends_with("log") || name.ends_with("tick") { "" } else { "(result i32)" };
+        let value = if result.is_empty() { "" } else { "(i32.const 0)" };
+        format!(
+            r#"(func (export "{name}") (param {params}) {result}
+            (i32.store8 (i32.const 101) (i32.const {})) (call $say (i32.const 100) (i32.const 2)) {act} {value})"#,
+            u32::from(mark)
+        )
+    };
+    let phases = [
+        phase("proxy_on_request_headers", 'q', "i32 i32 i32"),
+        phase("proxy_on_request_body", 'b', "i32 i32 i32"),
+        phase("proxy_on_response_headers", 's', "i32 i32 i32"),
+        phase("proxy_on_response_body", 'd', "i32 i32 i32"),
+        phase("proxy_on_log", 'l', "i32"),
+        phase("proxy_on_tick", 't', "i32"),
+    ];
+    guest(&import("proxy_send_local_response", 8), &format!(r#"(data (i32.const 100) "{letter}") {}"#, phases.concat()))
+}
+
+/// Three filters, of which B answers from a phase: who is called, and what comes of it.
+#[test]
+fn a_local_response_goes_back_the_way_the_request_came() {
+    #[track_caller]
+    fn check(callback: &str, expected: &[Progress], called: &str) {
+        let embedder = Rc::new(Memory::default());
+        let plugins = [('A', ""), ('B', callback), ('C', "")].map(|(letter, callback)| start(&answering(letter, callback, 418), &embedder));
+        let mut stream = stream(&plugins.each_ref(), &[]);
+        let mut progress = vec![stream.request_headers(false)];
+        if progress == [Progress::Continue] {
+            progress.push(stream.request_body(Bytes::from("body"), true));
+        }
+        if *progress.last().unwrap() == Progress::Continue {
+            answer(&mut stream, &[(":status", "200")]);
+            progress.push(stream.response_headers(false));
+            if *progress.last().unwrap() == Progress::Continue {
+                progress.push(stream.response_body(Bytes::from("answer"), true));
+            }
+        }
+        if *progress.last().unwrap() == Progress::Respond {
+            assert_eq!(header(&stream, ":status").as_deref(), Some("418"));
+            let body = stream.take_local_body();
+            assert_eq!(body, "B");
+            progress.push(stream.response_headers(false));
+            progress.push(stream.response_body(body, true));
+        }
+        stream.finish();
+        assert_eq!(progress, expected, "{callback}");
+        assert_eq!(embedder.log.take().join(" "), called, "{callback}");
+    }
+    use Progress::{Continue, Reset, Respond};
+    check("", &[Continue; 4], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl");
+    check("proxy_on_request_headers", &[Respond, Continue, Continue], "Aq Bq Bs As Bd Ad Al Bl Cl");
+    check("proxy_on_request_body", &[Continue, Respond, Continue, Continue], "Aq Bq Cq Ab Bb Cs Bs As Cd Bd Ad Al Bl Cl");
+    check("proxy_on_response_headers", &[Continue, Continue, Respond, Continue, Continue], "Aq Bq Cq Ab Bb Cb Cs Bs As Ad Al Bl Cl");
+    check("proxy_on_response_body", &[Continue, Continue, Continue, Reset], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Al Bl Cl");
+    check("proxy_on_log", &[Continue; 4], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl");
+}
+
+#[test]
+fn an_answer_where_there_is_no_stream_does_nothing() {
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&answering('A', "proxy_on_tick", 418), &embedder);
+    plugin.on_tick();
+    assert_eq!(embedder.log.take(), ["At"]);
+    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue);
+}
+
+#[test]
+fn the_first_answer_wins_and_codes_are_checked() {
+    let send = |code: u32| {
+        format!("(call $told (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))")
+    };
+    let body = format!(
+        r#"(func $told (param i32) (i32.store8 (i32.const 0) (i32.add (i32.const 48) (local.get 0))) (call $say (i32.const 0) (i32.const 1)))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) {} (i32.const 0))"#,
+        [199, 600, 65_736, 403, 500].map(send).concat()
+    );
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&guest(&import("proxy_send_local_response", 8), &body), &embedder);
+    let mut stream = stream(&[&plugin], &[]);
+    assert_eq!(stream.request_headers(true), Progress::Respond);
+    assert_eq!(embedder.log.take(), ["2", "2", "2", "0", "0"]);
+    assert_eq!(header(&stream, ":status").as_deref(), Some("403"));
+    assert_eq!(header(&stream, "content-length").as_deref(), Some("0"));
+    assert_eq!(stream.request_body(Bytes::new(), true), Progress::Respond, "it is final");
+}
+
+#[test]
+fn grpc_requests_get_trailers_only() {
+    let plugin = start(&answering('A', "proxy_on_request_headers", 403), &Rc::default());
+    let mut stream = stream(&[&plugin], &[("content-type", "application/grpc+proto")]);
+    assert_eq!(stream.request_headers(false), Progress::Respond);
+    let expected = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "7"), ("grpc-message", "A")];
+    for (name, value) in expected {
+        assert_eq!(header(&stream, name).as_deref(), Some(value), "{name}");
+    }
+    assert!(stream.take_local_body().is_empty());
+}
+
+/// Pauses each phase; a tick lets the request of context 2 go on, its callout's answer as well.
+const PAUSING: &str = r#"
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 1))
+    (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+        (i32.store8 (i32.const 0) (i32.add (i32.const 48) (local.get 1)))
+        (i32.store8 (i32.const 1) (i32.add (i32.const 48) (local.get 2)))
+        (call $say (i32.const 0) (i32.const 2))
+        (i32.eqz (local.get 2)))
+    (func (export "proxy_on_request_trailers") (param i32 i32) (result i32) (i32.const 1))
+    (func (export "proxy_on_tick") (param i32)
+        (drop (call $proxy_set_effective_context (i32.const 2)))
+        (drop (call $proxy_continue_stream (i32.const 0))))"#;
+
+#[test]
+fn pauses_hold_and_let_go() {
+    let embedder = Rc::new(Memory::default());
+    let imports = import("proxy_set_effective_context", 1) + &import("proxy_continue_stream", 1);
+    let (pausing, plain) = (start(&guest(&imports, PAUSING), &embedder), start(&answering('A', "", 0), &embedder));
+    let mut stream = stream(&[&pausing, &plain], &[]);
+    assert_eq!(stream.request_headers(false), Progress::Pause);
+    assert_eq!(stream.resume(Direction::Request), Progress::Pause, "nobody asked");
+    assert_eq!(embedder.log.take(), [""; 0]);
+    pausing.on_tick();
+    assert_eq!(embedder.woken.take(), [StreamToken(9)]);
+    assert_eq!(stream.resume(Direction::Request), Progress::Continue);
+    assert_eq!(embedder.log.take(), ["Aq"]);
+
+    assert_eq!(stream.request_body(Bytes::from("ab"), false), Progress::Pause);
+    assert_eq!(stream.request_body(Bytes::from("cd"), false), Progress::Pause);
+    assert_eq!(embedder.log.take(), ["20", "40"], "the total is told");
+    assert_eq!(stream.take_request_body(), "");
+    pausing.on_tick();
+    assert_eq!(stream.resume(Direction::Request), Progress::Continue);
+    assert_eq!(stream.take_request_body(), "abcd");
+    assert_eq!(embedder.log.take(), ["Ab"]);
+    assert_eq!(stream.request_body(Bytes::from("e"), false), Progress::Pause);
+    stream.exchange_mut().request_trailers = Some(Box::new(list(&[("t", "1")])));
+    assert_eq!(stream.request_trailers(), Progress::Pause);
+    pausing.on_tick();
+    assert_eq!(stream.resume(Direction::Request), Progress::Continue);
+    assert_eq!(stream.take_request_body(), "e", "trailers take the body along");
+}
+
+#[test]
+fn a_pausing_filter_holds_no_more_than_its_bound() {
+    let imports = import("proxy_set_effective_context", 1) + &import("proxy_continue_stream", 1);
+    let limits = Limits { body_bytes: 8, ..Limits::default() };
+    let body = PAUSING.replace("(result i32) (i32.const 1))\n    (func (export \"proxy_on_request_body", "(result i32) (i32.const 0))\n    (func (export \"proxy_on_request_body");
+    let plugin = start_with(PluginSpec { limits, ..spec("p") }, &guest(&imports, &body), &Rc::default()).unwrap();
+    let mut stream = stream(&[&plugin], &[]);
+    assert_eq!(stream.request_headers(false), Progress::Continue);
+    assert_eq!(stream.request_body(Bytes::from("12345678"), false), Progress::Pause);
+    assert_eq!(stream.request_body(Bytes::from("9"), false), Progress::Respond);
+    assert_eq!(header(&stream, ":status").as_deref(), Some("413"));
+    assert_eq!(stream.take_request_body(), "");
+}
+
+#[test]
+fn a_callout_s_answer_lets_a_request_go_on() {
+    let pairs = |fields: &[(&str, &str)]| {
+        let mut bytes = u32::try_from(fields.len()).unwrap().to_le_bytes().to_vec();
+        for (name, value) in fields {
+            for part in [name, value] {
+                bytes.extend(u32::try_from(part.len()).unwrap().to_le_bytes());
+            }
+        }
+        for (name, value) in fields {
+            for part in [name, value] {
+                bytes.extend(part.bytes().chain([0]));
+            }
+        }
+        bytes
+    };
+    let headers = pairs(&[(":method", "GET"), (":path", "/k"), (":authority", "c")]);
+    let escaped: String = headers.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let body = format!(
+        r#"
+        (data (i32.const 100) "c") (data (i32.const 110) "{escaped}") (data (i32.const 400) ":status")
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (i32.store8 (i32.const 0) (i32.add (i32.const 48) (call $proxy_http_call (i32.const 100) (i32.const 1) (i32.const 110) (i32.const {len})
+                (i32.const 100) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 500) (i32.const 20))))
+            (call $say (i32.const 0) (i32.const 1))
+            (i32.const 1))
+        (func (export "proxy_on_http_call_response") (param i32 i32 i32 i32 i32)
+            (if (local.get 2) (then
+                (drop (call $proxy_get_header_map_value (i32.const 6) (i32.const 400) (i32.const 7) (i32.const 8) (i32.const 12)))
+                (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12)))
+                (drop (call $proxy_get_buffer_bytes (i32.const 4) (i32.const 0) (i32.const 99) (i32.const 8) (i32.const 12)))
+                (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12)))))
+            (drop (call $proxy_get_status (i32.const 24) (i32.const 8) (i32.const 12)))
+            (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12)))
+            (drop (call $proxy_set_effective_context (i32.const 2)))
+            (drop (call $proxy_continue_stream (i32.const 0))))"#,
+        len = headers.len()
+    );
+    let imports = [
+        ("proxy_http_call", 10),
+        ("proxy_get_header_map_value", 5),
+        ("proxy_get_buffer_bytes", 5),
+        ("proxy_get_status", 3),
+        ("proxy_set_effective_context", 1),
+        ("proxy_continue_stream", 1),
+    ];
+    let wat = guest(&imports.map(|(name, params)| import(name, params)).concat(), &body);
+    let ok = HttpCallResponse::Answer { headers: list(&[(":status", "200")]), body: Bytes::from("keys"), trailers: FieldList::new() };
+    for (response, expected) in [
+        (ok, &["200", "keys", ""][..]),
+        (HttpCallResponse::Timeout, &["504", "upstream request timeout", ""]),
+        (HttpCallResponse::Reset, &["reset"]),
+    ] {
+        let embedder = Rc::new(Memory::default());
+        let plugin = start(&wat, &embedder);
+        let mut stream = stream(&[&plugin], &[]);
+        assert_eq!(stream.request_headers(true), Progress::Pause);
+        let (id, call) = embedder.calls.take().pop().unwrap();
+        assert_eq!((id, call.cluster.as_str(), call.timeout), (CalloutId(4), "c", Duration::from_millis(500)));
+        assert_eq!(call.headers.get(b":path"), Some(&b"/k"[..]));
+        assert_eq!(embedder.log.take(), ["0"]);
+        plugin.on_http_call_response(CalloutId(8), HttpCallResponse::Reset);
+        plugin.on_http_call_response(id, response);
+        plugin.on_http_call_response(id, HttpCallResponse::Reset);
+        assert_eq!(embedder.log.take(), expected);
+        assert_eq!(embedder.woken.take(), [StreamToken(9)]);
+        assert_eq!(stream.resume(Direction::Request), Progress::Continue);
+    }
+    // A cluster that the operator did not allow.
+    let embedder = Rc::new(Memory::default());
+    let plugin = start_with(PluginSpec { clusters: vec![], ..spec("p") }, &wat, &embedder).unwrap();
+    stream(&[&plugin], &[]).request_headers(true);
+    assert_eq!(embedder.log.take(), ["2"]);
+}
+
+// --- hostcalls ----------------------------------------------------------------------------------------------------------
+
+/// What a guest sees when it makes one hostcall in a request's headers. Arguments: `W` is a wild pointer or length, `L` the same in 64 bits.
+fn status_of(module: &str, name: &str, arguments: &str) -> String {
+    let types: String = arguments.split_whitespace().map(|a| if a == "L" { "i64 " } else { "i32 " }).collect();
+    let values: String = arguments
+        .split_whitespace()
+        .map(|argument| match argument {
+            "W" => "(i32.const -1)".to_owned(),
+            "L" => "(i64.const -1)".to_owned(),
+            number => format!("(i32.const {number})"),
+        })
+        .collect();
+    let (import, target) = match name {
+        "proxy_log" => (String::new(), "$log"),
+        _ => (format!(r#"(import "{module}" "{name}" (func $f (param {types}) (result i32)))"#), "$f"),
+    };
+    let body = format!(
+        r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (local $status i32)
+            (local.set $status (call {target} {values}))
+            (i32.store8 (i32.const 0) (i32.add (i32.const 48) (i32.div_u (local.get $status) (i32.const 10))))
+            (i32.store8 (i32.const 1) (i32.add (i32.const 48) (i32.rem_u (local.get $status) (i32.const 10))))
+            (call $say (i32.const 0) (i32.const 2))
+            (i32.const 0))"#
+    );
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&guest(&import, &body), &embedder);
+    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue, "{name}");
+    assert_eq!(plugin.stats().restarts(), 0);
+    let mut log = embedder.log.take();
+    assert_eq!(log.len(), 1, "{name}: {log:?}");
+    log.remove(0)
+}
+
+#[test]
+fn wild_pointers_are_refused() {
+    for (name, arguments, expected) in [
+        ("proxy_log", "2 W W", 6),
+        ("proxy_log", "W 0 0", 2),
+        ("proxy_get_log_level", "W", 6),
+        ("proxy_get_current_time_nanoseconds", "W", 6),
+        ("proxy_set_tick_period_milliseconds", "W", 0),
+        ("proxy_done", "", 1),
+        ("proxy_set_effective_context", "W", 2),
+        ("proxy_get_status", "W W W", 6),
+        ("proxy_call_foreign_function", "W W W W W W", 6),
+        ("proxy_call_foreign_function", "0 1 0 1 0 0", 1),
+        ("proxy_get_buffer_bytes", "0 W W W W", 6),
+        ("proxy_get_buffer_bytes", "6 0 W W W", 6),
+        ("proxy_get_buffer_bytes", "W W W W W", 2),
+        ("proxy_get_buffer_bytes", "4 0 9 8 12", 1),
+        ("proxy_get_buffer_bytes", "7 0 9 8 12", 1),
+        ("proxy_get_buffer_bytes", "0 0 9 8 12", 0),
+        ("proxy_get_buffer_status", "0 W W", 6),
+        ("proxy_set_buffer_bytes", "0 W W W W", 6),
+        ("proxy_set_buffer_bytes", "0 0 0 0 1", 1),
+        ("proxy_set_buffer_bytes", "6 0 0 0 1", 2),
+        ("proxy_get_header_map_size", "0 W", 6),
+        ("proxy_get_header_map_size", "2 8", 2),
+        ("proxy_get_header_map_pairs", "0 W W", 6),
+        ("proxy_get_header_map_pairs", "2 8 12", 0),
+        ("proxy_get_header_map_pairs", "W 8 12", 2),
+        ("proxy_set_header_map_pairs", "0 W W", 6),
+        ("proxy_set_header_map_pairs", "0 0 3", 2),
+        ("proxy_get_header_map_value", "0 W W W W", 6),
+        ("proxy_get_header_map_value", "0 0 1 W W", 1),
+        ("proxy_get_header_map_value", "2 0 1 8 12", 2),
+        ("proxy_get_header_map_value", "0 0 9999 8 12", 1),
+        ("proxy_add_header_map_value", "0 W W W W", 6),
+        ("proxy_add_header_map_value", "0 0 1 0 1", 2),
+        ("proxy_add_header_map_value", "2 100 1 0 0", 2),
+        ("proxy_replace_header_map_value", "0 W W W W", 6),
+        ("proxy_replace_header_map_value", "0 0 0 0 0", 2),
+        ("proxy_remove_header_map_value", "0 W W", 6),
+        ("proxy_send_local_response", "200 W W W W W W W", 6),
+        ("proxy_send_local_response", "W 0 0 0 0 0 0 0", 2),
+        ("proxy_send_local_response", "200 0 0 0 0 0 9 0", 2),
+        ("proxy_continue_stream", "W", 2),
+        ("proxy_continue_stream", "3", 12),
+        ("proxy_close_stream", "W", 2),
+        ("proxy_get_property", "W W W W", 6),
+        ("proxy_get_property", "0 0 8 12", 3),
+        ("proxy_set_property", "W W W W", 6),
+        ("proxy_http_call", "W W W W W W W W W W", 6),
+        ("proxy_http_call", "0 1 0 0 0 0 0 0 9 8", 2),
+        ("proxy_grpc_call", "W W W W W W W W W W W W", 12),
+        ("proxy_grpc_stream", "W W W W W W W W W", 12),
+        ("proxy_grpc_send", "W W W W", 12),
+        ("proxy_grpc_cancel", "W", 12),
+        ("proxy_grpc_close", "W", 12),
+        ("proxy_set_shared_data", "W W W W W", 6),
+        ("proxy_get_shared_data", "W W W W W", 6),
+        ("proxy_get_shared_data", "0 1 8 12 16", 1),
+        ("proxy_register_shared_queue", "W W W", 6),
+        ("proxy_resolve_shared_queue", "W W W W W", 6),
+        ("proxy_enqueue_shared_queue", "W W W", 6),
+        ("proxy_enqueue_shared_queue", "W 0 1", 1),
+        ("proxy_dequeue_shared_queue", "W W W", 6),
+        ("proxy_dequeue_shared_queue", "W 8 12", 1),
+        ("proxy_define_metric", "0 W W W", 6),
+        ("proxy_define_metric", "W 0 1 8", 2),
+        ("proxy_increment_metric", "W L", 1),
+        ("proxy_record_metric", "0 L", 1),
+        ("proxy_get_metric", "W W", 1),
+        ("pthread_equal", "W W", 1),
+    ] {
+        assert_eq!(status_of("env", name, arguments), format!("{expected:02}"), "{name}({arguments})");
+    }
+}
+
+#[test]
+fn wasi_answers_as_envoy_does() {
+    for (name, arguments, expected) in [
+        ("args_get", "W W", 0),
+        ("args_sizes_get", "W W", 21),
+        ("environ_get", "W W", 0),
+        ("environ_sizes_get", "8 W", 21),
+        ("clock_time_get", "0 L W", 21),
+        ("clock_time_get", "1 L 8", 0),
+        ("clock_time_get", "2 L 8", 58),
+        ("clock_res_get", "0 W", 21),
+        ("random_get", "W 8", 21),
+        ("random_get", "0 W", 28),
+        ("random_get", "0 65536", 0),
+        ("sched_yield", "", 0),
+        ("poll_oneoff", "W W W W", 21),
+        ("poll_oneoff", "0 0 1 8", 0),
+        ("fd_write", "1 W 1 W", 21),
+        ("fd_write", "1 W W 8", 28),
+        ("fd_write", "3 W W W", 8),
+        ("fd_pwrite", "0 W W L W", 8),
+        ("fd_read", "W W W W", 52),
+        ("fd_pread", "W W W L W", 52),
+        ("fd_seek", "W L W W", 0),
+        ("fd_tell", "1 W", 21),
+        ("fd_tell", "9 W", 8),
+        ("fd_close", "W", 0),
+        ("fd_sync", "1", 0),
+        ("fd_datasync", "0", 8),
+        ("fd_advise", "W L L W", 0),
+        ("fd_allocate", "W L L", 8),
+        ("fd_fdstat_get", "1 W", 21),
+        ("fd_fdstat_get", "0 8", 8),
+        ("fd_fdstat_set_flags", "W W", 52),
+        ("fd_fdstat_set_rights", "2 L L", 0),
+        ("fd_filestat_get", "W W", 8),
+        ("fd_filestat_set_size", "1 L", 0),
+        ("fd_filestat_set_times", "W L L W", 8),
+        ("fd_prestat_get", "3 W", 8),
+        ("fd_prestat_dir_name", "W W W", 52),
+        ("fd_readdir", "W W W L W", 21),
+        ("fd_readdir", "W W W L 8", 20),
+        ("fd_renumber", "1 2", 58),
+        ("path_open", "W W W W W L L W W", 44),
+        ("path_create_directory", "W W W", 58),
+        ("path_filestat_get", "W W W W W", 58),
+        ("path_filestat_set_times", "W W W W L L W", 58),
+        ("path_link", "W W W W W W W", 58),
+        ("path_readlink", "W W W W W W", 21),
+        ("path_remove_directory", "W W W", 58),
+        ("path_rename", "W W W W W W", 58),
+        ("path_symlink", "W W W W W", 58),
+        ("path_unlink_file", "W W W", 58),
+        ("sock_accept", "W W W", 21),
+        ("sock_recv", "W W W W W W", 21),
+        ("sock_send", "W W W W 8", 58),
+        ("sock_shutdown", "W W", 58),
+    ] {
+        for module in ["wasi_snapshot_preview1", "wasi_unstable"] {
+            assert_eq!(status_of(module, name, arguments), format!("{expected:02}"), "{module}.{name}({arguments})");
+        }
+    }
+}
+
+/// An allocator that makes the hostcall `name` with zeros: what becomes of the VM when the host wants memory.
+#[test]
+fn the_allocator_may_log_and_look_at_the_clock_but_nothing_else() {
+    for (module, name, params, allowed) in [
+        ("env", "proxy_get_current_time_nanoseconds", 1, true),
+        ("wasi_snapshot_preview1", "sched_yield", 0, true),
+        ("env", "proxy_get_header_map_value", 5, false),
+        ("env", "proxy_get_property", 4, false),
+        ("env", "proxy_set_effective_context", 1, false),
+        ("env", "proxy_send_local_response", 8, false),
+        ("env", "proxy_remove_header_map_value", 3, false),
+        ("wasi_snapshot_preview1", "random_get", 2, false),
+    ] {
+        let types = "i32 ".repeat(params);
+        let zeros = "(i32.const 8) ".repeat(params);
+        let wat = format!(
+            r#"(module
+            (import "{module}" "{name}" (func $f (param {types}) (result i32)))
+            (import "env" "proxy_get_header_map_pairs" (func $pairs (param i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (func (export "proxy_abi_version_0_2_1"))
+            (func (export "malloc") (param i32) (result i32) (drop (call $f {zeros})) (i32.const 1024))
+            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+                (drop (call $pairs (i32.const 0) (i32.const 0) (i32.const 4))) (i32.const 0)))"#
+        );
+        let plugin = start(&wat, &Rc::default());
+        let expected = if allowed { Progress::Continue } else { Progress::Respond };
+        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "{name}");
+        let restricted = plugin.stats().traps().find(|(kind, _)| *kind == TrapKind::Restricted);
+        assert_eq!(restricted, Some((TrapKind::Restricted, u64::from(!allowed))), "{name}");
+    }
+}
+
+#[test]
+fn nothing_but_wasi_and_log_before_the_start() {
+    for (name, params, allowed) in [("proxy_get_current_time_nanoseconds", 1, true), ("proxy_set_tick_period_milliseconds", 1, false), ("proxy_define_metric", 4, false)] {
+        let body = format!(r#"(func (export "_initialize") (drop (call ${name} {})))"#, "(i32.const 8) ".repeat(params));
+        let result = start_with(spec("p"), &guest(&import(name, params), &body), &Rc::default());
+        let failure = result.err().map(|error| error.failure);
+        let expected = (!allowed).then_some(StartFailure::Trap { callback: "_initialize", kind: TrapKind::Restricted });
+        assert_eq!(failure, expected, "{name}");
+    }
+}
+
+/// Reads all pairs and writes them back, then adds, replaces and removes.
+#[test]
+fn header_maps_are_changed_in_place() {
+    let body = r#"
+        (data (i32.const 100) "X-Addadd") (data (i32.const 120) "x-old") (data (i32.const 130) "x-gone") (data (i32.const 140) "x-bad\n")
+        (func $told (param i32) (i32.store8 (i32.const 0) (i32.add (i32.const 48) (local.get 0))) (call $say (i32.const 0) (i32.const 1)))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (call $told (call $proxy_get_header_map_pairs (i32.const 0) (i32.const 8) (i32.const 12)))
+            (call $told (call $proxy_set_header_map_pairs (i32.const 0) (i32.load (i32.const 8)) (i32.load (i32.const 12))))
+            (call $told (call $proxy_add_header_map_value (i32.const 0) (i32.const 100) (i32.const 5) (i32.const 105) (i32.const 3)))
+            (call $told (call $proxy_replace_header_map_value (i32.const 0) (i32.const 120) (i32.const 5) (i32.const 105) (i32.const 3)))
+            (call $told (call $proxy_remove_header_map_value (i32.const 0) (i32.const 130) (i32.const 6)))
+            (call $told (call $proxy_add_header_map_value (i32.const 0) (i32.const 140) (i32.const 6) (i32.const 105) (i32.const 3)))
+            (call $told (call $proxy_add_header_map_value (i32.const 0) (i32.const 100) (i32.const 5) (i32.const 140) (i32.const 6)))
+            (i32.const 0))"#;
+    let imports = [
+        ("proxy_get_header_map_pairs", 3),
+        ("proxy_set_header_map_pairs", 3),
+        ("proxy_add_header_map_value", 5),
+        ("proxy_replace_header_map_value", 5),
+        ("proxy_remove_header_map_value", 3),
+    ];
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&guest(&imports.map(|(name, params)| import(name, params)).concat(), body), &embedder);
+    let mut stream = stream(&[&plugin], &[("x-old", "1"), ("x-gone", "2"), ("x-old", "3")]);
+    assert_eq!(stream.request_headers(true), Progress::Continue);
+    assert_eq!(embedder.log.take().concat(), "0000022");
+    let mut fields = Vec::new();
+    stream.exchange().request_headers.for_each(&mut |name, value| fields.push(format!("{}={}", name.escape_ascii(), value.escape_ascii())));
+    assert_eq!(fields[4..], ["x-old=add", "x-add=add"]);
+}
+
+#[test]
+fn properties_pass_from_filter_to_filter() {
+    let set = r#"(data (i32.const 100) "jwt.sub") (data (i32.const 110) "alice")
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (call $proxy_set_property (i32.const 100) (i32.const 7) (i32.const 110) (i32.const 5)))"#;
+    let get = r#"(data (i32.const 100) "jwt.sub")
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+            (if (i32.eqz (call $proxy_get_property (i32.const 100) (i32.const 7) (i32.const 8) (i32.const 12)))
+                (then (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12)))))
+            (i32.const 0))"#;
+    let embedder = Rc::new(Memory::default());
+    let (set, get) = (start(&guest(&import("proxy_set_property", 4), set), &embedder), start(&guest(&import("proxy_get_property", 4), get), &embedder));
+    assert_eq!(stream(&[&set, &get], &[]).request_headers(true), Progress::Continue);
+    assert_eq!(stream(&[&get], &[]).request_headers(true), Progress::Continue);
+    assert_eq!(embedder.log.take(), ["alice"], "and no further than the exchange");
+}
+
+#[test]
+fn a_plugin_names_the_headers_it_owns() {
+    let body = r#"(data (i32.const 100) "portcullis.owned_request_headers") (data (i32.const 140) "X-User\00bad name\00x-roles")
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (i32.eqz (call $proxy_set_property (i32.const 100) (i32.const 32) (i32.const 140) (i32.const 23))))"#;
+    let plugin = start(&guest(&import("proxy_set_property", 4), body), &Rc::default());
+    assert_eq!(plugin.owned_request_headers(), ["x-user", "x-roles"]);
+}
+
+// --- modules ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn modules_that_cannot_be_served_are_refused_by_name() {
+    let refused = |wat: &str| load(wat).err().map(|error| error.to_string()).unwrap_or_default();
+    let module = |body: &str| format!(r#"(module {body} (memory (export "memory") 1) (func (export "malloc") (param i32) (result i32) (i32.const 8)))"#);
+    assert!(refused(&module("")).starts_with("no known proxy-wasm abi version"));
+    let marker = r#"(func (export "proxy_abi_version_0_2_0"))"#;
+    let unknown = r#"(import "env" "proxy_get_secret" (func (param i32) (result i32)))"#;
+    assert_eq!(refused(&module(&format!("{unknown} {marker}"))), "unknown import env.proxy_get_secret (abi 0.2.0)");
+    let newer = r#"(import "env" "proxy_get_log_level" (func (param i32) (result i32)))"#;
+    assert_eq!(refused(&module(&format!("{newer} {marker}"))), "unknown import env.proxy_get_log_level (abi 0.2.0)");
+    let mistyped = r#"(import "env" "proxy_log" (func (param i64) (result i32)))"#;
+    assert!(refused(&module(&format!("{mistyped} {marker}"))).contains("proxy_log"));
+    let callback = r#"(func (export "proxy_on_tick") (param i32) (result i32) (i32.const 0))"#;
+    assert_eq!(refused(&module(&format!("{marker} {callback}"))), "export proxy_on_tick has signature (i32) -> (i32), not (i32) -> ()");
+    assert_eq!(refused(&format!(r#"(module {marker} (memory (export "memory") 1))"#)), "missing export: proxy_on_memory_allocate or malloc");
+    assert_eq!(refused(&format!("(module {marker})")), "missing export: memory");
+    assert!(runtime().load(b"<html>", &NoCache).is_err());
+    assert_eq!(refused(&module(marker)), "");
+}
+
+#[test]
+fn abi_0_1_0_has_its_own_shape() {
+    let wat = r#"(module
+        (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
+        (import "env" "proxy_get_configuration" (func $configuration (param i32 i32) (result i32)))
+        (import "env" "proxy_continue_request" (func $continue (result i32)))
+        (import "env" "proxy_get_header_map_value" (func $value (param i32 i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "proxy_abi_version_0_1_0"))
+        (func (export "_start"))
+        (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (drop (call $configuration (i32.const 0) (i32.const 4)))
+            (i32.eqz (call $log (i32.const 2) (i32.load (i32.const 0)) (i32.load (i32.const 4)))))
+        (func (export "proxy_on_request_headers") (param i32 i32) (result i32)
+            (if (call $value (i32.const 0) (i32.const 100) (i32.const 4) (i32.const 0) (i32.const 4)) (then unreachable))
+            (drop (call $continue))
+            (i32.const 1)))"#;
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(wat, &embedder);
+    assert_eq!(embedder.log.take(), ["plugin configuration"]);
+    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue);
+}
+
+#[derive(Default)]
+struct Shelf(RefCell<HashMap<String, Vec<u8>>>);
+
+impl ModuleCache for Shelf {
+    fn read(&self, key: &str) -> Option<Vec<u8>> {
+        self.0.borrow().get(key).cloned()
+    }
+    fn write(&self, key: &str, compiled: &[u8]) {
+        self.0.borrow_mut().insert(key.into(), compiled.into());
+    }
+}
+
+#[test]
+fn a_damaged_cache_entry_is_compiled_again() {
+    let shelf = Shelf::default();
+    let wasm = wat::parse_str(guest("", LIFECYCLE)).unwrap();
+    let first = runtime().load(&wasm, &shelf).unwrap();
+    let (key, whole) = shelf.0.borrow().iter().next().map(|(key, bytes)| (key.clone(), bytes.clone())).unwrap();
+    assert!(key.starts_with(first.digest()), "{key}");
+    for damaged in [Vec::new(), whole[..40].to_vec(), whole[..whole.len() - 1].to_vec(), [&whole[..whole.len() - 1], b"\0"].concat()] {
+        shelf.0.borrow_mut().insert(key.clone(), damaged);
+        let module = runtime().load(&wasm, &shelf).unwrap();
+        assert_eq!(module.callbacks(), first.callbacks());
+        assert_eq!(shelf.0.borrow().get(&key), Some(&whole), "and written again");
+    }
+    assert!(runtime().load(&wasm, &shelf).is_ok());
+}
