@@ -1,5 +1,39 @@
 //! The edge proxy behind the `portcullis` command.
+//!
+//! [`policy`] reads what an operator writes; [`serve`] runs it. Sockets, TLS, HTTP and clocks are here and nowhere else in the workspace;
+//! what a plugin sees and does is `portcullis_runtime`'s. In the order of a request:
+//! `acceptor → tls → connection → request (path, forwarded, fields) → stream → body → upstream → local`.
 
+pub mod cli;
+pub mod demo;
 pub mod export;
-pub mod limits;
 pub mod policy;
+
+mod acceptor;
+mod access_log;
+mod admin;
+mod body;
+mod callout;
+mod canary;
+mod cluster;
+mod connection;
+mod embedder;
+mod fields;
+mod figures;
+mod foreign;
+mod forwarded;
+mod limits;
+mod local;
+mod module_cache;
+mod path;
+mod request;
+mod serve;
+mod spawn;
+mod stats;
+mod stream;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use module_cache::DiskCache;
+pub use serve::{Running, ServeError, ServeOptions, runtime, serve};

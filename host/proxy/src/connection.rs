@@ -1,0 +1,353 @@
+//! One client connection: the TLS handshake, HTTP/1 and HTTP/2 on it, and how long it may stand still.
+//!
+//! Time-outs are looked after by the worker's sweep, once a second for all connections, rather than by a timer a request.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use portcullis_runtime::ConnectionInfo;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use crate::fields::Scheme;
+use crate::limits::{
+    CLOSE_GRACE, CONNECTION_IDLE_TIMEOUT, CONNECTION_STALL_TIMEOUT, FIRST_REQUEST_TIMEOUT,
+    H2_CONNECTION_WINDOW, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER,
+    H2_STREAM_WINDOW, H2_STREAMS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX,
+    TLS_HANDSHAKE_TIMEOUT,
+};
+use crate::request;
+use crate::spawn::Local;
+use crate::tls::ServerTls;
+use crate::worker::Worker;
+
+/// A connection as it comes from the acceptor.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The socket.
+    pub(crate) stream: std::net::TcpStream,
+    /// Facts about it, without TLS.
+    pub(crate) source: std::net::SocketAddr,
+    /// The listener's end.
+    pub(crate) destination: std::net::SocketAddr,
+    /// The listener's TLS.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// Unique in the process.
+    pub(crate) id: u64,
+    /// Gives the place back when dropped.
+    pub(crate) place: Place,
+}
+
+/// A connection's place among those of its worker and of the process.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Open connections of the worker.
+    pub(crate) worker: Arc<AtomicUsize>,
+    /// One of the process's [`CONNECTIONS_MAX`](crate::limits::CONNECTIONS_MAX); given back when dropped.
+    pub(crate) _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An open connection.
+pub(crate) struct Connection {
+    /// Facts, for properties.
+    pub(crate) info: Rc<ConnectionInfo>,
+    /// By the connection.
+    pub(crate) scheme: Scheme,
+    open: Cell<usize>,
+    served: Cell<bool>,
+    idle_since: Cell<Instant>,
+    /// Reads and writes so far.
+    moved: Arc<AtomicU64>,
+    moved_seen: Cell<u64>,
+    moved_at: Cell<Instant>,
+    closing: Cell<Closing>,
+    close: Notify,
+    _place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    Graceful(Instant),
+    Abort,
+}
+
+impl Connection {
+    /// A request begins.
+    pub(crate) fn enter(&self) {
+        self.open.set(self.open.get().saturating_add(1));
+        self.served.set(true);
+    }
+
+    /// A request is over.
+    pub(crate) fn leave(&self) {
+        let open = self.open.get().saturating_sub(1);
+        self.open.set(open);
+        if open == 0 {
+            self.idle_since.set(Instant::now());
+        }
+    }
+
+    /// Lets requests under way end, and takes no more.
+    pub(crate) fn close_gracefully(&self, now: Instant) {
+        if self.closing.get() == Closing::No {
+            self.closing.set(Closing::Graceful(now));
+            self.close.notify_one();
+        }
+    }
+
+    /// Closes at once.
+    pub(crate) fn abort(&self) {
+        self.closing.set(Closing::Abort);
+        self.close.notify_one();
+    }
+
+    /// Resolves when the connection is to be closed at once.
+    pub(crate) async fn aborted(&self) {
+        while self.closing.get() != Closing::Abort {
+            self.close.notified().await;
+        }
+    }
+
+    /// Closes what has stood still for too long.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let moved = self.moved.load(Ordering::Relaxed);
+        if self.moved_seen.replace(moved) != moved {
+            self.moved_at.set(now);
+        }
+        if self.open.get() > 0 {
+            if now.saturating_duration_since(self.moved_at.get()) >= CONNECTION_STALL_TIMEOUT {
+                self.abort();
+            }
+            return;
+        }
+        let idle = now.saturating_duration_since(self.idle_since.get());
+        match self.closing.get() {
+            Closing::Graceful(since) if now.saturating_duration_since(since) >= CLOSE_GRACE => {
+                self.abort()
+            }
+            Closing::No if !self.served.get() && idle >= FIRST_REQUEST_TIMEOUT => self.abort(),
+            Closing::No if idle >= CONNECTION_IDLE_TIMEOUT => self.close_gracefully(now),
+            _ => {}
+        }
+    }
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted {
+        stream,
+        source,
+        destination,
+        tls,
+        id,
+        place,
+    } = accepted;
+    let stream = match stream
+        .set_nodelay(true)
+        .and_then(|()| TcpStream::from_std(stream))
+    {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%source, %error, "connection lost");
+            return;
+        }
+    };
+    let info = ConnectionInfo {
+        id,
+        source,
+        destination,
+        tls: None,
+    };
+    match tls {
+        None => run(&worker, stream, info, Scheme::Http, place).await,
+        Some(tls) => {
+            let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
+            match tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    let info = ConnectionInfo {
+                        tls: Some(tls.facts(stream.get_ref().1)),
+                        ..info
+                    };
+                    run(&worker, stream, info, Scheme::Https, place).await;
+                }
+                Ok(Err(error)) => {
+                    worker.stats.count_handshake_failure();
+                    tracing::debug!(%source, %error, "TLS handshake failed");
+                }
+                Err(_) => {
+                    worker.stats.count_handshake_failure();
+                    tracing::debug!(%source, "TLS handshake took too long");
+                }
+            }
+        }
+    }
+}
+
+async fn run<S>(worker: &Rc<Worker>, stream: S, info: ConnectionInfo, scheme: Scheme, place: Place)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let moved = Arc::new(AtomicU64::new(0));
+    let now = Instant::now();
+    let connection = Rc::new(Connection {
+        info: Rc::new(info),
+        scheme,
+        open: Cell::new(0),
+        served: Cell::new(false),
+        idle_since: Cell::new(now),
+        moved: Arc::clone(&moved),
+        moved_seen: Cell::new(0),
+        moved_at: Cell::new(now),
+        closing: Cell::new(Closing::No),
+        close: Notify::new(),
+        _place: place,
+    });
+    worker.connections.add(&connection);
+    let service =
+        service_fn(|request| request::serve(Rc::clone(worker), Rc::clone(&connection), request));
+    let io = Counted {
+        inner: TokioIo::new(stream),
+        moved,
+    };
+    let mut serving = std::pin::pin!(worker.http.serve_connection_with_upgrades(io, service));
+    loop {
+        tokio::select! {
+            biased;
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(source = %connection.info.source, error = &*error, "connection ended");
+                }
+                return;
+            }
+            () = connection.close.notified() => match connection.closing.get() {
+                Closing::No => {}
+                Closing::Graceful(_) => serving.as_mut().graceful_shutdown(),
+                Closing::Abort => return,
+            },
+        }
+    }
+}
+
+/// hyper's server, configured once a worker.
+pub(crate) fn http_builder() -> auto::Builder<Local> {
+    let mut builder = auto::Builder::new(Local);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The sweep bounds how long a head may take, without a timer a request.
+        .header_read_timeout(None)
+        .max_headers(REQUEST_HEADERS_MAX)
+        .max_buf_size(REQUEST_HEAD_BYTES_MAX)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS_MAX)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_send_buf_size(H2_SEND_BUFFER)
+        .max_header_list_size(u32::try_from(REQUEST_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(H2_LOCAL_RESETS_MAX);
+    builder
+}
+
+/// The open connections of one worker.
+#[derive(Default)]
+pub(crate) struct Connections(RefCell<Vec<Weak<Connection>>>);
+
+impl Connections {
+    fn add(&self, connection: &Rc<Connection>) {
+        self.0.borrow_mut().push(Rc::downgrade(connection));
+    }
+
+    /// Does something to each, and forgets those that are closed. Tells how many are open.
+    pub(crate) fn each(&self, act: impl Fn(&Connection)) -> usize {
+        let mut connections = self.0.borrow_mut();
+        connections.retain(|connection| {
+            connection
+                .upgrade()
+                .inspect(|connection| act(connection))
+                .is_some()
+        });
+        connections.len()
+    }
+}
+
+/// Counts reads and writes, so that the sweep sees whether a connection moves.
+struct Counted<S> {
+    inner: TokioIo<S>,
+    moved: Arc<AtomicU64>,
+}
+
+impl<S> Counted<S> {
+    fn count<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            // One thread writes: no locked add is needed.
+            let moved = self.moved.load(Ordering::Relaxed);
+            self.moved.store(moved.wrapping_add(1), Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: tokio::io::AsyncRead + Unpin> Read for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.count(polled)
+    }
+}
+
+impl<S: tokio::io::AsyncWrite + Unpin> Write for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.count(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(context, bytes);
+        self.count(polled)
+    }
+}

@@ -1,0 +1,314 @@
+//! What the runtime asks of this worker: clocks, log, timers, callouts, crypto.
+//!
+//! Nothing here calls back into a plugin: timers and callouts are tasks of their own, waking only schedules.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use portcullis_runtime::{
+    CalloutError, CalloutId, Embedder, HttpCall, LogLevel, Plugin, PluginId, PluginSpec,
+    QueueTarget, Status, StreamToken,
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::{AbortHandle, spawn_local};
+
+use crate::callout;
+use crate::foreign::ForeignFunctions;
+use crate::limits::CALLOUTS_MAX;
+use crate::stream::Stream;
+use crate::upstream::Upstream;
+use crate::worker::Command;
+
+/// One worker's side of the runtime.
+pub(crate) struct WorkerEmbedder {
+    index: u32,
+    begun: Instant,
+    random: SystemRandom,
+    foreign: ForeignFunctions,
+    upstreams: Vec<Rc<Upstream>>,
+    workers: Vec<UnboundedSender<Command>>,
+    plugins: RefCell<HashMap<PluginId, Weak<Plugin>>>,
+    ticks: RefCell<HashMap<PluginId, AbortHandle>>,
+    calls: RefCell<HashMap<(PluginId, CalloutId), AbortHandle>>,
+    streams: RefCell<Streams>,
+    /// The task that is this worker's own, to find itself by when it starts others.
+    itself: Weak<Self>,
+    log_level: Cell<LogLevel>,
+}
+
+/// Exchanges by token. A token is a place and how often the place was given out before, so that an old one finds nobody.
+#[derive(Default)]
+struct Streams {
+    places: Vec<(u32, Weak<Stream>)>,
+    free: Vec<u32>,
+}
+
+impl WorkerEmbedder {
+    /// For worker `index`; `workers` are all of them, for queues.
+    pub(crate) fn new(
+        index: u32,
+        upstreams: Vec<Rc<Upstream>>,
+        workers: Vec<UnboundedSender<Command>>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|itself| Self {
+            index,
+            begun: Instant::now(),
+            random: SystemRandom::new(),
+            foreign: ForeignFunctions::default(),
+            upstreams,
+            workers,
+            plugins: RefCell::default(),
+            ticks: RefCell::default(),
+            calls: RefCell::default(),
+            streams: RefCell::default(),
+            itself: Weak::clone(itself),
+            log_level: Cell::new(log_level()),
+        })
+    }
+
+    /// ns since 1970.
+    pub(crate) fn unix_ns(&self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Makes a plugin reachable for ticks, callouts and queues.
+    pub(crate) fn register(&self, id: PluginId, plugin: &Rc<Plugin>) {
+        self.plugins.borrow_mut().insert(id, Rc::downgrade(plugin));
+    }
+
+    /// The plugin of this id, once it has been registered.
+    pub(crate) fn plugin(&self, id: PluginId) -> Option<Rc<Plugin>> {
+        self.plugins.borrow().get(&id).and_then(Weak::upgrade)
+    }
+
+    /// The upstream of this name.
+    pub(crate) fn upstream(&self, cluster: &str) -> Option<&Rc<Upstream>> {
+        self.upstreams
+            .iter()
+            .find(|upstream| upstream.cluster.policy.name == cluster)
+    }
+
+    /// Closes idle connections to upstreams.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for upstream in &self.upstreams {
+            upstream.sweep(now);
+        }
+    }
+
+    /// A callout has ended.
+    pub(crate) fn forget_call(&self, plugin: PluginId, id: CalloutId) {
+        self.calls.borrow_mut().remove(&(plugin, id));
+    }
+
+    /// Gives an exchange a token.
+    pub(crate) fn admit(&self, stream: Weak<Stream>) -> StreamToken {
+        let mut streams = self.streams.borrow_mut();
+        let index = streams.free.pop();
+        if let Some(index) = index
+            && let Some((times, place)) = usize::try_from(index)
+                .ok()
+                .and_then(|index| streams.places.get_mut(index))
+        {
+            *place = stream;
+            return token(index, *times);
+        }
+        let index = u32::try_from(streams.places.len()).unwrap_or(u32::MAX);
+        streams.places.push((0, stream));
+        token(index, 0)
+    }
+
+    /// Takes a token back.
+    pub(crate) fn dismiss(&self, token: StreamToken) {
+        let mut streams = self.streams.borrow_mut();
+        let (index, times) = parts(token);
+        if let Some(place) = usize::try_from(index)
+            .ok()
+            .and_then(|index| streams.places.get_mut(index))
+            && place.0 == times
+        {
+            *place = (times.wrapping_add(1), Weak::new());
+            streams.free.push(index);
+        }
+    }
+
+    fn stream(&self, token: StreamToken) -> Option<Rc<Stream>> {
+        let streams = self.streams.borrow();
+        let (index, times) = parts(token);
+        let (given, stream) = streams.places.get(usize::try_from(index).ok()?)?;
+        if *given == times {
+            stream.upgrade()
+        } else {
+            None
+        }
+    }
+
+    /// Ends all timers and callouts.
+    pub(crate) fn stop(&self) {
+        self.ticks
+            .borrow_mut()
+            .drain()
+            .for_each(|(_, task)| task.abort());
+        self.calls
+            .borrow_mut()
+            .drain()
+            .for_each(|(_, task)| task.abort());
+    }
+}
+
+fn token(index: u32, times: u32) -> StreamToken {
+    StreamToken(u64::from(times) << 32 | u64::from(index))
+}
+
+fn parts(token: StreamToken) -> (u32, u32) {
+    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    (half(token.0), half(token.0 >> 32))
+}
+
+impl Embedder for WorkerEmbedder {
+    fn unix_time_ns(&self) -> u64 {
+        self.unix_ns()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn thread_cpu_ns(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+        seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(nanoseconds)
+    }
+
+    fn random(&self, out: &mut [u8]) {
+        // aws-lc-rs' generator fails only where the system has no randomness at all, and then nothing here is safe.
+        if self.random.fill(out).is_err() {
+            tracing::error!("the system gives no random bytes");
+            std::process::abort();
+        }
+    }
+
+    fn log(&self, plugin: &PluginSpec, level: LogLevel, message: &[u8]) {
+        let text = String::from_utf8_lossy(message);
+        let name = plugin.name.as_str();
+        match level {
+            LogLevel::Trace => tracing::trace!(target: "plugin", plugin = name, "{text:?}"),
+            LogLevel::Debug => tracing::debug!(target: "plugin", plugin = name, "{text:?}"),
+            LogLevel::Info => tracing::info!(target: "plugin", plugin = name, "{text:?}"),
+            LogLevel::Warn => tracing::warn!(target: "plugin", plugin = name, "{text:?}"),
+            LogLevel::Error | LogLevel::Critical => {
+                tracing::error!(target: "plugin", plugin = name, "{text:?}")
+            }
+        }
+    }
+
+    fn log_level(&self) -> LogLevel {
+        self.log_level.get()
+    }
+
+    fn set_tick_period(&self, plugin: PluginId, period: Option<Duration>) {
+        let mut ticks = self.ticks.borrow_mut();
+        if let Some(task) = ticks.remove(&plugin) {
+            task.abort();
+        }
+        let (Some(period), Some(worker)) = (period, self.itself.upgrade()) else {
+            return;
+        };
+        let task = spawn_local(async move {
+            loop {
+                // From the end of one tick to the start of the next, as in Envoy.
+                tokio::time::sleep(period).await;
+                match worker.plugin(plugin) {
+                    Some(plugin) => plugin.on_tick(),
+                    None => return,
+                }
+            }
+        });
+        ticks.insert(plugin, task.abort_handle());
+    }
+
+    fn start_http_call(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: HttpCall,
+    ) -> Result<(), CalloutError> {
+        let upstream = self
+            .upstream(&call.cluster)
+            .ok_or(CalloutError::UnknownCluster)?;
+        let mut calls = self.calls.borrow_mut();
+        if calls.len() >= CALLOUTS_MAX {
+            return Err(CalloutError::Overloaded);
+        }
+        let (upstream, itself) = (Rc::clone(upstream), Weak::clone(&self.itself));
+        let task = spawn_local(async move {
+            let response = callout::call(&upstream, call).await;
+            let Some(worker) = itself.upgrade() else {
+                return;
+            };
+            worker.forget_call(plugin, id);
+            if let Some(plugin) = worker.plugin(plugin) {
+                plugin.on_http_call_response(id, response);
+            }
+        });
+        calls.insert((plugin, id), task.abort_handle());
+        Ok(())
+    }
+
+    fn cancel_calls(&self, plugin: PluginId) {
+        self.calls.borrow_mut().retain(|(owner, _), task| {
+            let others = *owner != plugin;
+            if !others {
+                task.abort();
+            }
+            others
+        });
+    }
+
+    fn wake(&self, stream: StreamToken) {
+        if let Some(stream) = self.stream(stream) {
+            stream.wake();
+        }
+    }
+
+    fn notify_queue(&self, target: QueueTarget) {
+        let worker = usize::try_from(target.worker)
+            .ok()
+            .and_then(|index| self.workers.get(index));
+        if let Some(worker) = worker {
+            // Fails only while that worker is stopping.
+            worker.send(Command::QueueReady(target)).ok();
+        }
+    }
+
+    fn foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+        self.foreign.call(name, arguments)
+    }
+
+    fn worker(&self) -> u32 {
+        self.index
+    }
+}
+
+/// The least level that the process writes for plugins.
+fn log_level() -> LogLevel {
+    if tracing::enabled!(target: "plugin", tracing::Level::TRACE) {
+        LogLevel::Trace
+    } else if tracing::enabled!(target: "plugin", tracing::Level::DEBUG) {
+        LogLevel::Debug
+    } else if tracing::enabled!(target: "plugin", tracing::Level::INFO) {
+        LogLevel::Info
+    } else if tracing::enabled!(target: "plugin", tracing::Level::WARN) {
+        LogLevel::Warn
+    } else {
+        LogLevel::Error
+    }
+}

@@ -1,0 +1,231 @@
+//! Foreign functions that plugins may call: `verify_signature`, in Envoy's protobuf shape (source/extensions/common/wasm/foreign.cc) and
+//! with its answers, on aws-lc-rs.
+//!
+//! A key is parsed once and kept: parsing costs as much as half the verification, and a JWKS has few keys. What is kept is bounded, and
+//! looked up by the whole key, so a plugin cannot be given another's.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
+use bytes::Bytes;
+use portcullis_runtime::Status;
+use prost::Message;
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::limits::{KEY_BYTES_MAX, KEYS_MAX};
+
+/// What a plugin asks. Exactly one of the two key forms is given.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct VerifySignatureArguments {
+    /// `sha256` and so on, in any case.
+    #[prost(string, tag = "1")]
+    pub(crate) hash_function: String,
+    /// SPKI in DER.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) public_key: Bytes,
+    /// ECDSA in DER, RSA as it is.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) signature: Bytes,
+    /// What was signed.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) text: Bytes,
+    /// SPKI in PEM.
+    #[prost(string, tag = "5")]
+    pub(crate) public_key_pem: String,
+}
+
+/// What it gets.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct VerifySignatureResult {
+    /// Whether the signature is the key's.
+    #[prost(bool, tag = "1")]
+    pub(crate) result: bool,
+    /// Why not.
+    #[prost(string, tag = "2")]
+    pub(crate) error: String,
+}
+
+/// The key types that `verify_signature` serves. Others fail, as in Envoy (no PSS parameters, no pure Ed25519).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyType {
+    Rsa,
+    P256,
+    P384,
+    P521,
+}
+
+struct Key {
+    kind: KeyType,
+    spki: Bytes,
+    /// By hash, since aws-lc-rs ties a key to an algorithm.
+    parsed: RefCell<Vec<(Hash, Rc<ParsedPublicKey>)>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hash {
+    Sha1,
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// One worker's foreign functions and the keys they have parsed.
+#[derive(Default)]
+pub(crate) struct ForeignFunctions {
+    keys: RefCell<HashMap<Bytes, Rc<Key>>>,
+}
+
+impl ForeignFunctions {
+    /// Calls one. `NotFound` where there is none of that name.
+    pub(crate) fn call(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+        match name {
+            "verify_signature" => self.verify_signature(arguments),
+            _ => Err(Status::NotFound),
+        }
+    }
+
+    fn verify_signature(&self, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+        // Envoy takes no argument at all for a bad one, although it decodes as an empty message.
+        let arguments = match arguments {
+            [] => return Err(Status::BadArgument),
+            bytes => VerifySignatureArguments::decode(bytes).map_err(|_| Status::BadArgument)?,
+        };
+        let error = match (
+            arguments.public_key.is_empty(),
+            arguments.public_key_pem.is_empty(),
+        ) {
+            (true, true) | (false, false) => return Err(Status::BadArgument),
+            (false, true) => self.verify(&arguments.public_key, false, &arguments).err(),
+            (true, false) => self
+                .verify(arguments.public_key_pem.as_bytes(), true, &arguments)
+                .err(),
+        };
+        let answer = VerifySignatureResult {
+            result: error.is_none(),
+            error: error.unwrap_or_default(),
+        };
+        Ok(answer.encode_to_vec())
+    }
+
+    fn verify(
+        &self,
+        given: &[u8],
+        pem: bool,
+        arguments: &VerifySignatureArguments,
+    ) -> Result<(), String> {
+        let hash = hash_of(&arguments.hash_function)
+            .ok_or_else(|| format!("{} is not supported.", arguments.hash_function))?;
+        let key = self.key(given, pem)?;
+        let parsed = key.parsed(hash)?;
+        let verdict = parsed.verify_sig(&arguments.text, &arguments.signature);
+        verdict.map_err(|_| "Failed to verify digest. Error code: 0".to_owned())
+    }
+
+    fn key(&self, given: &[u8], pem: bool) -> Result<Rc<Key>, String> {
+        if let Some(key) = self.keys.borrow().get(given) {
+            return Ok(Rc::clone(key));
+        }
+        let invalid = || "Failed to initialize digest verify.".to_owned();
+        if given.len() > KEY_BYTES_MAX {
+            return Err(invalid());
+        }
+        let spki = if pem {
+            let spki = SubjectPublicKeyInfoDer::from_pem_slice(given).map_err(|_| invalid())?;
+            Bytes::copy_from_slice(spki.as_ref())
+        } else {
+            Bytes::copy_from_slice(given)
+        };
+        let kind = key_type(&spki).ok_or_else(invalid)?;
+        let key = Rc::new(Key {
+            kind,
+            spki,
+            parsed: RefCell::default(),
+        });
+        let mut keys = self.keys.borrow_mut();
+        // Keys seldom change; starting afresh once in a long while is cheaper than an order of use on each look-up.
+        if keys.len() >= KEYS_MAX {
+            keys.clear();
+        }
+        keys.insert(Bytes::copy_from_slice(given), Rc::clone(&key));
+        Ok(key)
+    }
+}
+
+impl Key {
+    fn parsed(&self, hash: Hash) -> Result<Rc<ParsedPublicKey>, String> {
+        let mut parsed = self.parsed.borrow_mut();
+        if let Some((_, key)) = parsed.iter().find(|(other, _)| *other == hash) {
+            return Ok(Rc::clone(key));
+        }
+        let algorithm = algorithm(self.kind, hash).ok_or("Failed to initialize digest verify.")?;
+        let key = ParsedPublicKey::new(algorithm, &self.spki[..])
+            .map_err(|_| "Failed to initialize digest verify.")?;
+        let key = Rc::new(key);
+        parsed.push((hash, Rc::clone(&key)));
+        Ok(key)
+    }
+}
+
+/// Envoy's names (source/common/crypto/utility_impl.cc), compared without case.
+fn hash_of(name: &str) -> Option<Hash> {
+    let names = [
+        ("sha256", Hash::Sha256),
+        ("sha384", Hash::Sha384),
+        ("sha512", Hash::Sha512),
+        ("sha1", Hash::Sha1),
+        ("sha224", Hash::Sha224),
+    ];
+    names
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, hash)| *hash)
+}
+
+fn algorithm(kind: KeyType, hash: Hash) -> Option<&'static dyn VerificationAlgorithm> {
+    Some(match (kind, hash) {
+        (KeyType::Rsa, Hash::Sha1) => &signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+        (KeyType::Rsa, Hash::Sha256) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        (KeyType::Rsa, Hash::Sha384) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (KeyType::Rsa, Hash::Sha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+        (KeyType::P256, Hash::Sha256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (KeyType::P256, Hash::Sha384) => &signature::ECDSA_P256_SHA384_ASN1,
+        (KeyType::P256, Hash::Sha512) => &signature::ECDSA_P256_SHA512_ASN1,
+        (KeyType::P384, Hash::Sha256) => &signature::ECDSA_P384_SHA256_ASN1,
+        (KeyType::P384, Hash::Sha384) => &signature::ECDSA_P384_SHA384_ASN1,
+        (KeyType::P384, Hash::Sha512) => &signature::ECDSA_P384_SHA512_ASN1,
+        (KeyType::P521, Hash::Sha224) => &signature::ECDSA_P521_SHA224_ASN1,
+        (KeyType::P521, Hash::Sha256) => &signature::ECDSA_P521_SHA256_ASN1,
+        (KeyType::P521, Hash::Sha384) => &signature::ECDSA_P521_SHA384_ASN1,
+        (KeyType::P521, Hash::Sha512) => &signature::ECDSA_P521_SHA512_ASN1,
+        _ => return None,
+    })
+}
+
+fn key_type(spki: &[u8]) -> Option<KeyType> {
+    use x509_parser::oid_registry as oid;
+    use x509_parser::prelude::FromDer;
+    let (rest, spki) = x509_parser::x509::SubjectPublicKeyInfo::from_der(spki).ok()?;
+    if !rest.is_empty() {
+        return None;
+    }
+    if spki.algorithm.algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+        return Some(KeyType::Rsa);
+    }
+    if spki.algorithm.algorithm != oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
+        return None;
+    }
+    let curve = spki.algorithm.parameters.as_ref()?.as_oid().ok()?;
+    let curves = [
+        (oid::OID_EC_P256, KeyType::P256),
+        (oid::OID_NIST_EC_P384, KeyType::P384),
+        (oid::OID_NIST_EC_P521, KeyType::P521),
+    ];
+    curves
+        .iter()
+        .find(|(known, _)| *known == curve)
+        .map(|(_, kind)| *kind)
+}

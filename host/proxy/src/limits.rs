@@ -1,0 +1,80 @@
+//! Every bound the network side keeps, each with its reason. What an operator may change stands in the policy; what stands here is
+//! fixed, since a larger value would cost memory that a client can make the proxy spend.
+//!
+//! Envoy's default is named where it has one, so that a policy moves between the two hosts without surprises.
+
+use std::time::Duration;
+
+/// Bytes of a request head. Envoy's `max_request_headers_kb`; above it the client gets 431.
+pub(crate) const REQUEST_HEAD_BYTES_MAX: usize = 60 * 1024;
+/// Header fields of a request. Envoy's `max_headers_count`, and hyper's HTTP/1 default.
+pub(crate) const REQUEST_HEADERS_MAX: usize = 100;
+/// Bytes of a response head. Upstreams are the operator's own, so twice what a client may send.
+pub(crate) const RESPONSE_HEAD_BYTES_MAX: usize = 128 * 1024;
+/// Open client connections of the whole process; above it, accepting waits. Each costs a few kilobytes idle, 100 kB busy.
+pub(crate) const CONNECTIONS_MAX: usize = 20_000;
+/// Connections waiting in the kernel. Linux clips it to `net.core.somaxconn`.
+pub(crate) const ACCEPT_BACKLOG: i32 = 1024;
+/// A TLS handshake: two round trips and one signature; longer is a slow or a hostile client.
+pub(crate) const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From accept to the first complete request head (RFC 9110 sets none; nginx waits 60 s, hyper 30 s). Bounds slow-loris clients.
+pub(crate) const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// From the end of a request to the complete head of the next. Longer than load balancers' usual 60 s, so that they close first.
+pub(crate) const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// No byte in or out while requests are open. Envoy's `stream_idle_timeout`.
+pub(crate) const CONNECTION_STALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often idle connections are looked for: one pass a worker costs less than a timer a request.
+pub(crate) const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// From graceful close to hard close of an idle connection.
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// Concurrent streams of one HTTP/2 connection. Envoy's edge advice, RFC 9113 §5.1.2 asks for at least 100.
+pub(crate) const H2_STREAMS_MAX: u32 = 100;
+/// Flow-control window of one HTTP/2 stream: what an unread request body may hold.
+pub(crate) const H2_STREAM_WINDOW: u32 = 256 * 1024;
+/// Flow-control window of one HTTP/2 connection: what all its unread bodies may hold.
+pub(crate) const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Response bytes one HTTP/2 stream may have queued.
+pub(crate) const H2_SEND_BUFFER: usize = 128 * 1024;
+/// Streams a client reset before they were accepted (CVE-2023-44487, rapid reset); above it the connection is closed.
+pub(crate) const H2_PENDING_RESETS_MAX: usize = 20;
+/// Streams this side reset for a client's fault (CVE-2025-8671, `MadeYouReset`); above it the connection is closed.
+pub(crate) const H2_LOCAL_RESETS_MAX: usize = 256;
+
+/// Idle connections kept to one cluster by one worker.
+pub(crate) const POOL_IDLE_MAX: usize = 128;
+/// Streams on one HTTP/2 connection to an upstream before another is opened.
+pub(crate) const POOL_H2_STREAMS_MAX: usize = 100;
+/// Addresses one DNS name may give.
+pub(crate) const DNS_ADDRESSES_MAX: usize = 64;
+/// How often names are resolved again. Envoy's `dns_refresh_rate`.
+pub(crate) const DNS_PERIOD: Duration = Duration::from_secs(5);
+/// How long the first resolution may hold up the start.
+pub(crate) const DNS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes of the answer to a plugin's callout: a JWKS is some kilobytes; a plugin's memory is 64 MiB.
+pub(crate) const CALLOUT_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Callouts of one worker under way at once: they are the plugins', so one client must not multiply them without end.
+pub(crate) const CALLOUTS_MAX: usize = 1024;
+/// The longest a plugin may ask a callout to take.
+pub(crate) const CALLOUT_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
+/// Parsed public keys one worker keeps for `verify_signature`: a JWKS has fewer than ten, a key some kilobytes.
+pub(crate) const KEYS_MAX: usize = 256;
+/// Bytes of a public key given to `verify_signature`; RSA-8192 in PEM is 1.5 kB.
+pub(crate) const KEY_BYTES_MAX: usize = 16 * 1024;
+
+/// Access-log lines waiting for the writer; above it they are dropped and counted: a slow disk must not stop requests.
+pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
+/// Epoch tick: the grain at which a callback's time is checked (design: 10 ms of CPU a callback).
+pub(crate) const EPOCH_PERIOD: Duration = Duration::from_millis(5);
+/// How long a drain waits for requests under way, unless the caller says otherwise.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the admin listener waits for a worker's figures.
+pub(crate) const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a compiled module in the cache: the largest built-in one takes 2 MB.
+pub(crate) const MODULE_CACHE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long a filter may hold an exchange. Envoy's `stream_idle_timeout`.
+pub(crate) const PAUSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Local responses in place of local responses, within one exchange: one a filter would do, more is a loop.
+pub(crate) const LOCAL_RESPONSES_MAX: usize = 64;
