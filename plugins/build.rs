@@ -79,11 +79,11 @@ fn main() -> Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=prebuilt");
 
     let prebuilt = here.join("prebuilt");
     let mut modules = BTreeMap::new();
     if prebuilt.is_dir() {
+        println!("cargo::rerun-if-changed=prebuilt");
         for entry in fs::read_dir(&prebuilt)? {
             let path = entry?.path();
             if path

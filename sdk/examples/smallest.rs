@@ -1,5 +1,5 @@
 //! The smallest control: it refuses every request below a path that the operator has closed.
-use portcullis_sdk::*;
+use portcullis_sdk::prelude::*;
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

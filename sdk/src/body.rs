@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Buffer, Host};
-use crate::log::{self, Field, Level};
+use crate::host::{ActiveHost, Buffer, Host, Level};
+use crate::log::{self, Field};
 use crate::request::exchange_functions;
 use crate::shared_data::SharedData;
 

@@ -13,7 +13,6 @@ mod wasm;
 pub(crate) use wasm::construct;
 
 use crate::error::Status;
-use crate::log::Level;
 
 /// The host this build runs on.
 #[cfg(not(target_arch = "wasm32"))]
@@ -21,6 +20,24 @@ pub(crate) type ActiveHost = native::NativeHost;
 /// The host this build runs on.
 #[cfg(target_arch = "wasm32")]
 pub(crate) type ActiveHost = wasm::WasmHost;
+
+/// How grave a line is, by the ABI's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Level {
+    /// Every step.
+    Trace = 0,
+    /// For whoever looks for a fault.
+    Debug = 1,
+    /// What an operator wants to read: decisions.
+    Info = 2,
+    /// It works, but not as wished.
+    Warn = 3,
+    /// It does not work.
+    Error = 4,
+    /// Nothing works.
+    Critical = 5,
+}
 
 /// A header map of the exchange, by the ABI's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

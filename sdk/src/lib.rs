@@ -12,9 +12,9 @@
 //!    [`Metadata`] does not list is not exported, so the host never calls it.
 //! 4. The state of an exchange lives in the exchange ([`Control::State`]), never in a map keyed by an id.
 //!
-//! Order of the files, each using only those before it: `limits < error < host < {fields, log} < {connection,
-//! shared_data, foreign, metric} < {request, response, body, exchange_log, http_call, plugin_context} < decision <
-//! json < tree < {callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
+//! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection,
+//! shared_data, foreign, metric, json} < tree < request < {response, body, exchange_log} < http_call < plugin_context
+//! < {decision, decision_id, callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
 
 mod body;
 mod callbacks;
@@ -57,13 +57,24 @@ pub use error::{Error, Status};
 pub use exchange_log::Log;
 pub use fields::{CheckedHeader, FieldPairs};
 pub use foreign::{Foreign, Verified};
+pub use host::Level;
 pub use http_call::{CallId, HttpCallResponse};
-pub use log::{Field, Level};
+pub use log::Field;
 pub use metric::{Counter, Gauge, Histogram};
 pub use plugin_context::PluginContext;
 pub use request::Request;
 pub use response::Response;
 pub use shared_data::{Cas, CasOutcome, SharedData};
+
+/// All that a control's code names: `use portcullis_sdk::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        Body, CallId, Callbacks, Cas, CasOutcome, ConfigError, Connection, Control, Counter,
+        Decision, Error, Field, FieldPairs, Foreign, Gauge, Histogram, HttpCallResponse, Level,
+        LocalResponse, Log, Metadata, PluginContext, Request, Response, SharedData, Status,
+        TlsVersion, Verified, export,
+    };
+}
 
 // What a control's own manifest then need not name.
 pub use {schemars, serde, serde_json};

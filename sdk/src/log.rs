@@ -1,26 +1,8 @@
-//! The log: levels, and lines that are JSON objects, so that a log store can read them. Tokens and secrets never go
+//! The log: lines that are JSON objects, so that a log store can read them. Tokens and secrets never go
 //! into a line.
 
-use crate::host::{ActiveHost, Host};
+use crate::host::{ActiveHost, Host, Level};
 use crate::limits;
-
-/// How grave a line is, by the ABI's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Level {
-    /// Every step.
-    Trace = 0,
-    /// For whoever looks for a fault.
-    Debug = 1,
-    /// What an operator wants to read: decisions.
-    Info = 2,
-    /// It works, but not as wished.
-    Warn = 3,
-    /// It does not work.
-    Error = 4,
-    /// Nothing works.
-    Critical = 5,
-}
 
 /// A value in a log line.
 #[derive(Clone, Copy, Debug, PartialEq)]

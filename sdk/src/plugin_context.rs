@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host};
+use crate::host::{ActiveHost, Host, Level};
 use crate::http_call::CallId;
-use crate::log::{self, Field, Level};
+use crate::log::{self, Field};
 use crate::metric::{Counter, Gauge, Histogram};
 use crate::shared_data::SharedData;
 

@@ -6,8 +6,8 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host, Map};
-use crate::log::{self, Field, Level};
+use crate::host::{ActiveHost, Host, Level, Map};
+use crate::log::{self, Field};
 use crate::shared_data::SharedData;
 
 /// The functions that requests and responses share; every one is one hostcall.

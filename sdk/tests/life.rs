@@ -1,9 +1,14 @@
 //! The life of exchanges in the native harness: what becomes of each decision, and what the host does around it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic is a failed test, in its control too"
+)]
+
 use std::time::{Duration, SystemTime};
 
-use portcullis_sdk::testing::{Cases, Harness, Outcome, Step, no_make};
-use portcullis_sdk::*;
+use portcullis_sdk::prelude::*;
+use portcullis_sdk::testing::{self, Cases, Harness, Outcome, Step, no_make};
 
 /// A control that does what the request's `x-do` header says.
 struct Puppet {

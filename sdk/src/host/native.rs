@@ -12,8 +12,7 @@ use std::rc::Rc;
 
 use crate::error::Status;
 use crate::fields::encode;
-use crate::host::{Buffer, Host, Map, MetricKind};
-use crate::log::Level;
+use crate::host::{Buffer, Host, Level, Map, MetricKind};
 
 /// Headers in the order of the wire; names in lower case.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;

@@ -17,11 +17,10 @@ use std::ptr::null_mut;
 use std::time::Duration;
 
 use crate::error::Status;
-use crate::host::{Buffer, Host, Map, MetricKind};
-use crate::log::Level;
+use crate::host::{Buffer, Host, Level, Map, MetricKind};
 
 /// The host that runs this module. It has no size: all it knows is outside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WasmHost;
 
 impl WasmHost {

@@ -8,8 +8,8 @@ use super::expect::{Outcome, UpstreamSeen};
 use super::value::{Make, no_make};
 use crate::callbacks::Callbacks;
 use crate::control::Control;
+use crate::host::Level;
 use crate::host::native::{ExchangeWorld, Fields, ForeignFunction, LocalAnswer, NativeHost, Phase};
-use crate::log::Level;
 use crate::plugin::{Exchange, Flow, Plugin};
 
 /// Ticks that one `advance` may fire; a tick period of a millisecond over an hour is a mistake.
