@@ -1,2 +1,7 @@
-//! The command line.
-fn main() {}
+//! The `portcullis` command; see [`portcullis::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis::cli::run()
+}

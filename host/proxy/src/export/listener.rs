@@ -14,7 +14,7 @@ use super::tree::{Map, Tree};
 /// limit.
 pub(super) const BUFFER_BYTES: u32 = 1 << 20;
 
-/// Headers of the answers that the proxy itself makes: on TLS, and on plaintext.
+/// An address and its port.
 pub(super) fn socket_address(address: SocketAddr) -> Map {
     Map::new().with(
         "socket_address",
@@ -123,10 +123,7 @@ fn connection_manager(
         // The client is who connects; forwarding headers count from nobody.
         .with("use_remote_address", true)
         .with("xff_num_trusted_hops", 0_u32)
-        .with(
-            "internal_address_config",
-            Map::new().with("unix_sockets", false),
-        )
+        .with("internal_address_config", nobody_internal())
         .with("forward_client_cert_details", "SANITIZE")
         // What is routed is what the upstream gets.
         .with("normalize_path", true)
@@ -171,6 +168,17 @@ fn connection_manager(
                         .collect::<Tree>(),
                 ),
         )
+}
+
+/// To Envoy, clients in private networks and on this machine are internal, and may send `x-envoy-*`, unless there are ranges that say
+/// otherwise. An empty list counts as none; this one names an address that nobody has.
+fn nobody_internal() -> Map {
+    let nobody = Map::new()
+        .with("address_prefix", "0.0.0.0")
+        .with("prefix_len", 32_u32);
+    Map::new()
+        .with("unix_sockets", false)
+        .with("cidr_ranges", vec![nobody])
 }
 
 /// The security headers on answers that Envoy makes before a filter runs (400 for bad framing, 404 without a route).
@@ -262,22 +270,23 @@ fn access_log(log: &AccessLog) -> Option<Tree> {
                 .with("path", path.display().to_string()),
         ),
     };
+    // The keys of this host's own lines, where Envoy knows the value. The path goes without its query, which may carry tokens.
     let members = [
         ("time", "%START_TIME%"),
         ("request_id", "%REQ(x-request-id)%"),
-        ("source", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        ("client", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
         ("method", "%REQ(:METHOD)%"),
-        ("host", "%REQ(:AUTHORITY)%"),
-        // Without the query: it may carry tokens.
         ("path", "%PATH(NQ)%"),
         ("protocol", "%PROTOCOL%"),
-        ("route", "%ROUTE_NAME%"),
+        ("tls_version", "%DOWNSTREAM_TLS_VERSION%"),
         ("status", "%RESPONSE_CODE%"),
         ("flags", "%RESPONSE_FLAGS%"),
-        ("details", "%RESPONSE_CODE_DETAILS%"),
-        ("bytes_received", "%BYTES_RECEIVED%"),
-        ("bytes_sent", "%BYTES_SENT%"),
         ("duration_ms", "%DURATION%"),
+        ("request_bytes", "%BYTES_RECEIVED%"),
+        ("response_bytes", "%BYTES_SENT%"),
+        ("route", "%ROUTE_NAME%"),
+        ("cluster", "%UPSTREAM_CLUSTER%"),
+        ("upstream", "%UPSTREAM_REMOTE_ADDRESS%"),
     ];
     let format = members
         .iter()

@@ -8,6 +8,8 @@
 mod cluster;
 mod filter;
 mod listener;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ mod route;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -458,7 +459,7 @@ impl Policy {
             if !route
                 .chain
                 .iter()
-                .any(|instance| instance.filter.module.authenticates)
+                .any(|instance| instance.filter.module.knows_the_caller())
             {
                 warnings.push(route.place.problem(format!(
                     "route `{}` is open to everybody, no filter on it authenticates",

@@ -96,6 +96,11 @@ impl WasmModule {
         })
     }
 
+    /// Whether it finds out who calls. tls-policy authorises connections, whoever is behind them.
+    pub(super) fn knows_the_caller(&self) -> bool {
+        self.authenticates && self.control.as_deref() != Some("tls-policy")
+    }
+
     pub(super) fn from_section(section: &Section<'_>) -> Option<Self> {
         let sha256 = section.optional("sha256").map(|field| field.parse(sha256));
         let field = section.required("module")?;

@@ -1,0 +1,54 @@
+//! `portcullis serve`.
+
+use std::process::ExitCode;
+
+use super::PolicyFile;
+use super::output::note;
+use crate::policy::Policy;
+use crate::serve::{self, ServeError, ServeOptions};
+
+/// Runs a policy
+///
+/// Starts every plugin first and binds ports last, so a policy that does not work binds nothing. SIGTERM and Ctrl-C drain: no new
+/// connections, requests in flight end, a second signal ends at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  portcullis serve policy.yaml --log warn --log-format json")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    file: PolicyFile,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let policy = match Policy::load(&self.file.policy) {
+            Ok(policy) => policy,
+            Err(errors) => {
+                note(&errors.to_string());
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        for warning in &policy.warnings {
+            tracing::warn!("{warning}");
+        }
+        let options = ServeOptions {
+            signals: true,
+            ..ServeOptions::default()
+        };
+        let running = match serve::serve(policy, options) {
+            Ok(running) => running,
+            Err(ServeError::Policy(problem)) => {
+                note(&problem.to_string());
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for (listener, address) in running.addresses() {
+            tracing::info!(listener, %address, "listening");
+        }
+        if let Some(address) = running.admin() {
+            tracing::info!(%address, "admin listening");
+        }
+        running.wait()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
