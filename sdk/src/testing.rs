@@ -9,6 +9,7 @@
 mod cases;
 mod expect;
 mod harness;
+mod life;
 mod value;
 
 pub use cases::{Callout, Case, Cases, CasesError, Place, RequestSpec, Step, Tls, UpstreamSpec};

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::cases::{Callout, Case, Cases, Place, RequestSpec, Step, UpstreamSpec};
-use super::expect::{Outcome, UpstreamSeen};
+use super::cases::{Callout, Case, Cases, Place, Step};
+use super::expect::Outcome;
+use super::life::{Life, connection_properties, request_fields, upstream_fields};
 use super::value::{Make, no_make};
 use crate::callbacks::Callbacks;
 use crate::control::Control;
 use crate::host::Level;
-use crate::host::native::{ExchangeWorld, Fields, ForeignFunction, LocalAnswer, NativeHost, Phase};
-use crate::plugin::{Exchange, Flow, Plugin};
+use crate::host::native::{ExchangeWorld, ForeignFunction, NativeHost};
+use crate::plugin::Plugin;
 
 /// Ticks that one `advance` may fire; a tick period of a millisecond over an hour is a mistake.
 const TICKS_MAX: u32 = 10_000;
@@ -196,11 +197,7 @@ impl<C: Control> Harness<C> {
             properties,
             ..ExchangeWorld::default()
         }));
-        let outcome = Life {
-            harness: self,
-            exchange: Exchange::default(),
-        }
-        .run(step, answer);
+        let outcome = Life::new(&self.host, &mut self.plugin).run(step, answer);
         self.host.set_exchange(None);
         Ok(outcome)
     }
@@ -294,254 +291,4 @@ impl<C: Control> Harness<C> {
             }
         }
     }
-}
-
-/// One exchange on its way through the plugin and back.
-struct Life<'a, C: Control> {
-    harness: &'a mut Harness<C>,
-    exchange: Exchange<C>,
-}
-
-impl<C: Control> Life<'_, C> {
-    fn run(mut self, step: &Step, answer: Fields) -> Outcome {
-        let mut outcome = Outcome::default();
-        match self.request(step.request.body.as_bytes()) {
-            Ok(seen) => {
-                outcome.upstream = Some(seen);
-                self.response(
-                    &mut outcome,
-                    answer,
-                    step.upstream.body.clone().into_bytes(),
-                );
-            }
-            Err(local) => self.local_response(&mut outcome, local),
-        }
-        if step.request.method == "HEAD" {
-            outcome.body.clear();
-        }
-        if self.has(Callbacks::LOG) {
-            self.enter(Phase::Log, Vec::new());
-            self.harness.plugin.on_log(&self.exchange);
-        }
-        outcome
-    }
-
-    /// The request phases: what the upstream sees, or the plugin's answer.
-    fn request(&mut self, body: &[u8]) -> Result<UpstreamSeen, LocalAnswer> {
-        if self.has(Callbacks::REQUEST_HEADERS) {
-            self.enter(Phase::RequestHeaders, Vec::new());
-            self.harness
-                .plugin
-                .on_request_headers(&mut self.exchange, body.is_empty());
-            self.answered()?;
-        }
-        let mut body = body.to_vec();
-        if self.has(Callbacks::REQUEST_BODY) && !body.is_empty() {
-            body = self.body(Phase::RequestBody, &body);
-            self.answered()?;
-        }
-        let headers = self.harness.host.world().exchange.borrow().request.clone();
-        Ok(UpstreamSeen { headers, body })
-    }
-
-    /// The response phases of what the upstream answered.
-    fn response(&mut self, outcome: &mut Outcome, headers: Fields, body: Vec<u8>) {
-        self.harness.host.world().exchange.borrow_mut().response = headers;
-        if self.has(Callbacks::RESPONSE_HEADERS) {
-            self.enter(Phase::ResponseHeaders, Vec::new());
-            self.harness.plugin.on_response_headers(&mut self.exchange);
-            if let Err(local) = self.answered() {
-                return self.local_response(outcome, local);
-            }
-        }
-        self.finish(outcome, body);
-    }
-
-    /// The response phases of the plugin's own answer, with the headers that Envoy adds to it.
-    fn local_response(&mut self, outcome: &mut Outcome, local: LocalAnswer) {
-        let mut headers = vec![(b":status".to_vec(), local.status.to_string().into_bytes())];
-        headers.extend(local.headers);
-        let has = |headers: &Fields, name: &[u8]| headers.iter().any(|(known, _)| known == name);
-        if !local.body.is_empty() && !has(&headers, b"content-type") {
-            headers.push((b"content-type".to_vec(), b"text/plain".to_vec()));
-        }
-        headers.retain(|(name, _)| name != b"content-length");
-        headers.push((
-            b"content-length".to_vec(),
-            local.body.len().to_string().into_bytes(),
-        ));
-        self.harness.host.world().exchange.borrow_mut().response = headers;
-        if self.has(Callbacks::RESPONSE_HEADERS) {
-            self.enter(Phase::ResponseHeaders, Vec::new());
-            self.harness.plugin.on_response_headers(&mut self.exchange);
-            // A local response is final.
-            self.harness.host.world().exchange.borrow_mut().answer = None;
-        }
-        self.finish(outcome, local.body);
-    }
-
-    fn finish(&mut self, outcome: &mut Outcome, mut body: Vec<u8>) {
-        if self.has(Callbacks::RESPONSE_BODY) && !body.is_empty() {
-            body = self.body(Phase::ResponseBody, &body);
-            if self.answered().is_err() {
-                return; // headers are out: Envoy resets the stream
-            }
-        }
-        for (name, value) in self.harness.host.world().exchange.borrow().response.clone() {
-            match name.as_slice() {
-                b":status" => outcome.status = crate::response::parse_status(&value).unwrap_or(0),
-                [b':', ..] => {}
-                _ => outcome.headers.push((name, value)),
-            }
-        }
-        outcome.body = body;
-    }
-
-    /// Hands a body over in two pieces, as the network would; what is held comes again with the second.
-    fn body(&mut self, phase: Phase, body: &[u8]) -> Vec<u8> {
-        let (first, second) = body.split_at(body.len() / 2);
-        let mut passed = Vec::new();
-        let mut held = Vec::new();
-        for (piece, end) in [(first, false), (second, true)] {
-            if piece.is_empty() && !end {
-                continue;
-            }
-            held.extend_from_slice(piece);
-            let size = held.len();
-            self.enter(phase, std::mem::take(&mut held));
-            let flow = match phase {
-                Phase::RequestBody => {
-                    self.harness
-                        .plugin
-                        .on_request_body(&mut self.exchange, size, end)
-                }
-                _ => self
-                    .harness
-                    .plugin
-                    .on_response_body(&mut self.exchange, size, end),
-            };
-            let mut world = self.harness.host.world().exchange.borrow_mut();
-            let buffered = std::mem::take(&mut world.body);
-            if world.answer.is_some() {
-                return passed;
-            }
-            match flow {
-                Flow::Pause => held = buffered,
-                Flow::Continue => passed.extend(buffered),
-            }
-        }
-        passed
-    }
-
-    fn enter(&self, phase: Phase, body: Vec<u8>) {
-        let mut exchange = self.harness.host.world().exchange.borrow_mut();
-        exchange.phase = phase;
-        exchange.body = body;
-    }
-
-    /// The plugin's answer, if it gave one.
-    fn answered(&self) -> Result<(), LocalAnswer> {
-        self.harness
-            .host
-            .world()
-            .exchange
-            .borrow_mut()
-            .answer
-            .take()
-            .map_or(Ok(()), Err)
-    }
-
-    fn has(&self, callback: Callbacks) -> bool {
-        C::METADATA.callbacks.contains(callback)
-    }
-}
-
-/// The request as a proxy at the edge hands it to its first filter: `x-forwarded-*` and `x-request-id` are the
-/// proxy's, `x-envoy-*` and hop-by-hop headers of the client are gone (Envoy with `use_remote_address`).
-fn request_fields(
-    spec: &RequestSpec,
-    number: u64,
-    now: SystemTime,
-    make: Make<'_>,
-) -> Result<Fields, String> {
-    let scheme = if spec.tls.0.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let mut fields: Fields = [
-        (":authority", spec.authority.as_str()),
-        (":path", &spec.path),
-        (":method", &spec.method),
-        (":scheme", scheme),
-    ]
-    .map(|(name, value)| (name.into(), value.into()))
-    .into();
-    let replaced = [
-        "x-request-id",
-        "x-forwarded-proto",
-        "x-forwarded-for",
-        "x-forwarded-client-cert",
-        "host",
-    ];
-    let hop_by_hop = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "transfer-encoding",
-        "upgrade",
-        "te",
-    ];
-    for (name, value) in &spec.headers {
-        let name = name.to_ascii_lowercase();
-        let dropped = replaced.contains(&name.as_str()) || hop_by_hop.contains(&name.as_str());
-        if !dropped && !name.starts_with("x-envoy-") {
-            fields.push((name.into(), value.bytes(now, make)?));
-        }
-    }
-    if !spec.body.is_empty() && !fields.iter().any(|(name, _)| name == b"content-length") {
-        fields.push(("content-length".into(), spec.body.len().to_string().into()));
-    }
-    fields.push(("x-forwarded-for".into(), spec.source.to_string().into()));
-    fields.push(("x-forwarded-proto".into(), scheme.into()));
-    fields.push((
-        "x-request-id".into(),
-        format!("00000000-0000-4000-8000-{number:012x}").into(),
-    ));
-    Ok(fields)
-}
-
-fn upstream_fields(spec: &UpstreamSpec, now: SystemTime, make: Make<'_>) -> Result<Fields, String> {
-    let mut fields = vec![(b":status".to_vec(), spec.status.to_string().into_bytes())];
-    for (name, value) in &spec.headers {
-        fields.push((
-            name.to_ascii_lowercase().into_bytes(),
-            value.bytes(now, make)?,
-        ));
-    }
-    Ok(fields)
-}
-
-/// What Envoy knows of such a connection and request.
-fn connection_properties(spec: &RequestSpec) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
-    let path = spec
-        .path
-        .split_once('?')
-        .map_or(spec.path.as_str(), |(path, _)| path);
-    let source = std::net::SocketAddr::new(spec.source, 49_152).to_string();
-    let mut properties: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = [
-        ("source\0address", source.as_str()),
-        ("request\0path", &spec.path),
-        ("request\0url_path", path),
-        ("request\0host", &spec.authority),
-        ("request\0method", &spec.method),
-        ("request\0protocol", &spec.protocol),
-        ("connection\0mtls", "\0"),
-    ]
-    .map(|(name, value)| (name.into(), value.into()))
-    .into();
-    if let Some(version) = spec.tls.0 {
-        properties.insert("connection\0tls_version".into(), version.as_str().into());
-    }
-    properties
 }
