@@ -4,7 +4,7 @@
 /// Whether `name` is a lower-case field name that a control may set or remove.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || !name.bytes().all(is_token_byte) {
-        return Err(format!("{name:?} is not a header name"));
+        return Err(format!("`{name}` is not a header name"));
     }
     if FRAMING.contains(&name) {
         return Err(format!(

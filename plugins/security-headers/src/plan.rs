@@ -210,7 +210,7 @@ impl Rule {
         let rank = scale.rank(value.as_bytes());
         rank.map(|rank| Self::Scale(scale, rank)).ok_or_else(|| {
             format!(
-                "{value:?} means nothing to browsers: take one of {}",
+                "`{value}` means nothing to browsers: take one of {}",
                 scale.words()
             )
         })

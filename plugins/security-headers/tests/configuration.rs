@@ -63,15 +63,15 @@ fn what_is_wrong_is_refused_by_name() {
         // Values that browsers do not obey.
         (
             r#"{"x_frame_options": "ALLOWALL"}"#,
-            "configuration: x_frame_options: \"ALLOWALL\" means nothing to browsers: take one of DENY, SAMEORIGIN",
+            "configuration: x_frame_options: `ALLOWALL` means nothing to browsers: take one of DENY, SAMEORIGIN",
         ),
         (
             r#"{"x_content_type_options": "sniff"}"#,
-            "configuration: x_content_type_options: \"sniff\" means nothing to browsers: take one of nosniff",
+            "configuration: x_content_type_options: `sniff` means nothing to browsers: take one of nosniff",
         ),
         (
             r#"{"cross_origin_resource_policy": "Same-Site"}"#,
-            "configuration: cross_origin_resource_policy: \"Same-Site\" means nothing to browsers: \
+            "configuration: cross_origin_resource_policy: `Same-Site` means nothing to browsers: \
              take one of same-origin, same-site, cross-origin",
         ),
         (
@@ -136,15 +136,15 @@ fn what_is_wrong_is_refused_by_name() {
         // Headers of the operator's own.
         (
             r#"{"headers": {"x y": "a"}}"#,
-            "configuration: headers.x y: \"x y\" is not a header name",
+            "configuration: headers.x y: `x y` is not a header name",
         ),
         (
             r#"{"headers": {"": "a"}}"#,
-            "configuration: headers.: \"\" is not a header name",
+            "configuration: headers.: `` is not a header name",
         ),
         (
             r#"{"headers": {":status": "200"}}"#,
-            "configuration: headers.:status: \":status\" is not a header name",
+            "configuration: headers.:status: `:status` is not a header name",
         ),
         (
             r#"{"headers": {"Content-Length": "0"}}"#,
@@ -177,7 +177,7 @@ fn what_is_wrong_is_refused_by_name() {
         // Removing and keeping.
         (
             r#"{"remove": ["a b"]}"#,
-            "configuration: remove[0]: \"a b\" is not a header name",
+            "configuration: remove[0]: `a b` is not a header name",
         ),
         (
             r#"{"remove": ["x-a", "Transfer-Encoding"]}"#,
