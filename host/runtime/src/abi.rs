@@ -313,7 +313,9 @@ mod tests {
 
     #[test]
     fn callbacks_are_a_set() {
-        let set = Callbacks::default().with(Callback::Log).with(Callback::ContextCreate);
+        let set = Callbacks::default()
+            .with(Callback::Log)
+            .with(Callback::ContextCreate);
         for callback in Callback::ALL {
             let expected = matches!(callback, Callback::Log | Callback::ContextCreate);
             assert_eq!(set.contains(*callback), expected, "{}", callback.name());
@@ -323,8 +325,27 @@ mod tests {
     #[test]
     fn actions_are_read_as_envoy_reads_them() {
         let headers: Vec<_> = (0..6).map(Action::of_headers).collect();
-        assert_eq!(headers, [Action::Continue, Action::Pause, Action::Continue, Action::Pause, Action::Pause, Action::Pause]);
+        assert_eq!(
+            headers,
+            [
+                Action::Continue,
+                Action::Pause,
+                Action::Continue,
+                Action::Pause,
+                Action::Pause,
+                Action::Pause
+            ]
+        );
         let body: Vec<_> = (0..5).map(Action::of_body).collect();
-        assert_eq!(body, [Action::Continue, Action::Pause, Action::Pause, Action::PauseAndDrop, Action::Pause]);
+        assert_eq!(
+            body,
+            [
+                Action::Continue,
+                Action::Pause,
+                Action::Pause,
+                Action::PauseAndDrop,
+                Action::Pause
+            ]
+        );
     }
 }

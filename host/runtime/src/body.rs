@@ -74,7 +74,9 @@ impl Body {
 
     fn drain(&mut self, mut size: usize) {
         while size > 0 {
-            let Some(first) = self.chunks.front_mut() else { break };
+            let Some(first) = self.chunks.front_mut() else {
+                break;
+            };
             let part = first.split_to(size.min(first.len()));
             size -= part.len();
             self.len -= part.len();

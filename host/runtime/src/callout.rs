@@ -79,21 +79,40 @@ pub(crate) struct Answer {
 impl From<HttpCallResponse> for Answer {
     fn from(response: HttpCallResponse) -> Self {
         match response {
-            HttpCallResponse::Answer { headers, body, trailers } => Self { headers, body, trailers, status: (0, "") },
+            HttpCallResponse::Answer {
+                headers,
+                body,
+                trailers,
+            } => Self {
+                headers,
+                body,
+                trailers,
+                status: (0, ""),
+            },
             HttpCallResponse::Timeout => {
                 let body = Bytes::from_static(b"upstream request timeout");
                 let mut headers = FieldList::new();
                 headers.push(":status", "504");
                 headers.push("content-length", "24");
                 headers.push("content-type", "text/plain");
-                Self { headers, body, trailers: FieldList::new(), status: (0, "") }
+                Self {
+                    headers,
+                    body,
+                    trailers: FieldList::new(),
+                    status: (0, ""),
+                }
             }
-            HttpCallResponse::Reset => Self { status: (Status::BrokenConnection as u32, "reset"), ..Self::default() },
+            HttpCallResponse::Reset => Self {
+                status: (Status::BrokenConnection as u32, "reset"),
+                ..Self::default()
+            },
         }
     }
 }
 
 /// Whether a callout can be sent with these headers.
 pub(crate) fn is_complete(headers: &FieldList) -> bool {
-    [&b":method"[..], b":path", b":authority"].iter().all(|name| headers.get(name).is_some_and(|value| !value.is_empty()))
+    [&b":method"[..], b":path", b":authority"]
+        .iter()
+        .all(|name| headers.get(name).is_some_and(|value| !value.is_empty()))
 }

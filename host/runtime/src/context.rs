@@ -30,21 +30,35 @@ pub(crate) struct StreamContext {
 impl StreamContext {
     /// Present by construction; a missing one is our own fault and fails the hostcall.
     pub(crate) fn cell(&self) -> Result<&FilterCell, Status> {
-        self.stream.filters.get(self.filter).ok_or(Status::InternalFailure)
+        self.stream
+            .filters
+            .get(self.filter)
+            .ok_or(Status::InternalFailure)
     }
 
     /// The embedder holds a borrow only if it broke its contract; then the guest is told of a failure.
     pub(crate) fn exchange(&self) -> Result<Ref<'_, Exchange>, Status> {
-        self.stream.exchange.try_borrow().map_err(|_| Status::InternalFailure)
+        self.stream
+            .exchange
+            .try_borrow()
+            .map_err(|_| Status::InternalFailure)
     }
 
     pub(crate) fn exchange_mut(&self) -> Result<RefMut<'_, Exchange>, Status> {
-        self.stream.exchange.try_borrow_mut().map_err(|_| Status::InternalFailure)
+        self.stream
+            .exchange
+            .try_borrow_mut()
+            .map_err(|_| Status::InternalFailure)
     }
 
     /// A map to read; `BadArgument` while it is not open.
     pub(crate) fn map(&self, map: MapType) -> Result<Ref<'_, dyn Fields>, Status> {
-        if !self.cell()?.open.get().has(Open::LOG.with(open_for(map).ok_or(Status::BadArgument)?)) {
+        if !self
+            .cell()?
+            .open
+            .get()
+            .has(Open::LOG.with(open_for(map).ok_or(Status::BadArgument)?))
+        {
             return Err(Status::BadArgument);
         }
         let lent = Ref::filter_map(self.exchange()?, |exchange| match map {
@@ -103,7 +117,10 @@ pub(crate) struct Contexts {
 
 impl Default for Contexts {
     fn default() -> Self {
-        Self { by_id: HashMap::default(), last: ROOT_CONTEXT }
+        Self {
+            by_id: HashMap::default(),
+            last: ROOT_CONTEXT,
+        }
     }
 }
 

@@ -33,7 +33,12 @@ pub trait Embedder {
     /// Calls [`Plugin::on_tick`](crate::Plugin::on_tick) at this period from now on, each time after the last one is done; `None` ends it.
     fn set_tick_period(&self, plugin: PluginId, period: Option<Duration>);
     /// Starts a callout, answered through [`Plugin::on_http_call_response`](crate::Plugin::on_http_call_response).
-    fn start_http_call(&self, plugin: PluginId, id: CalloutId, call: HttpCall) -> Result<(), CalloutError>;
+    fn start_http_call(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: HttpCall,
+    ) -> Result<(), CalloutError>;
     /// Drops all callouts of this plugin: its VM is gone.
     fn cancel_calls(&self, plugin: PluginId);
     /// A stream has something to do: call [`HttpStream::resume`](crate::HttpStream::resume) in both directions. May come for a stream that has ended.

@@ -21,12 +21,19 @@ pub struct Exchange {
 impl Exchange {
     /// An exchange whose request has these headers, and nothing else yet.
     pub fn new(request_headers: Box<dyn Fields>, info: StreamInfo) -> Self {
-        Self { request_headers, request_trailers: None, response_headers: None, response_trailers: None, info }
+        Self {
+            request_headers,
+            request_trailers: None,
+            response_headers: None,
+            response_trailers: None,
+            info,
+        }
     }
 
     /// The response's map, made when there is none.
     pub(crate) fn response_headers_mut(&mut self) -> &mut Box<dyn Fields> {
-        self.response_headers.get_or_insert_with(|| Box::new(FieldList::new()))
+        self.response_headers
+            .get_or_insert_with(|| Box::new(FieldList::new()))
     }
 }
 

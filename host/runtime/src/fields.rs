@@ -93,11 +93,17 @@ impl Fields for FieldList {
     }
 
     fn byte_size(&self) -> usize {
-        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+        self.0
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
     }
 
     fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_ref())
+        self.0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_ref())
     }
 
     fn for_each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
@@ -154,7 +160,9 @@ pub(crate) fn check_name(name: &[u8]) -> Result<(), InvalidField> {
         Some(_) => return Err(InvalidField),
         None => name,
     };
-    let valid = !token.is_empty() && token.len() <= HEADER_NAME_BYTES_MAX && token.iter().all(|b| is_token(*b));
+    let valid = !token.is_empty()
+        && token.len() <= HEADER_NAME_BYTES_MAX
+        && token.iter().all(|b| is_token(*b));
     valid.then_some(()).ok_or(InvalidField)
 }
 
@@ -167,8 +175,12 @@ pub(crate) fn check_value(name: &[u8], value: &[u8]) -> Result<(), InvalidField>
     let valid = match name {
         b":status" => matches!(value, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9']),
         b":method" => !value.is_empty() && value.iter().all(|b| is_token(b.to_ascii_lowercase())),
-        b":path" | b":authority" | b":scheme" => !value.is_empty() && value.iter().all(|b| *b > b' ' && *b != 0x7f),
-        _ => value.iter().all(|b| (*b >= b' ' && *b != 0x7f) || *b == b'\t'),
+        b":path" | b":authority" | b":scheme" => {
+            !value.is_empty() && value.iter().all(|b| *b > b' ' && *b != 0x7f)
+        }
+        _ => value
+            .iter()
+            .all(|b| (*b >= b' ' && *b != 0x7f) || *b == b'\t'),
     };
     valid.then_some(()).ok_or(InvalidField)
 }
@@ -186,7 +198,10 @@ impl Name {
         let head = buffer.get_mut(..name.len())?;
         head.copy_from_slice(name);
         head.make_ascii_lowercase();
-        Some(Self { buffer, len: name.len() })
+        Some(Self {
+            buffer,
+            len: name.len(),
+        })
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -202,8 +217,16 @@ mod tests {
     fn names_and_values_are_checked() {
         #[track_caller]
         fn check(name: &[u8], value: &[u8], expected: bool) {
-            let valid = check_name(name).and_then(|()| check_value(name, value)).is_ok();
-            assert_eq!(valid, expected, "{}: {}", name.escape_ascii(), value.escape_ascii());
+            let valid = check_name(name)
+                .and_then(|()| check_value(name, value))
+                .is_ok();
+            assert_eq!(
+                valid,
+                expected,
+                "{}: {}",
+                name.escape_ascii(),
+                value.escape_ascii()
+            );
         }
         check(b"x-a", b"1", true);
         check(b"x-a", b"", true);
@@ -236,7 +259,10 @@ mod tests {
         }
         fields.replace(b"a", b"9").unwrap();
         fields.replace(b"c", b"4").unwrap();
-        let all: Vec<_> = fields.iter().map(|(n, v)| format!("{}={}", n.escape_ascii(), v.escape_ascii())).collect();
+        let all: Vec<_> = fields
+            .iter()
+            .map(|(n, v)| format!("{}={}", n.escape_ascii(), v.escape_ascii()))
+            .collect();
         assert_eq!(all, ["a=9", "b=2", "c=4"]);
     }
 }

@@ -126,14 +126,18 @@ mod stream;
 mod vm;
 
 pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, TrapKind};
-pub use chain::{Chain, HttpStream, Progress};
 pub use callout::{CalloutError, CalloutId, HttpCall, HttpCallResponse};
+pub use chain::{Chain, HttpStream, Progress};
 pub use embedder::{Embedder, StreamToken};
-pub use exchange::{ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion};
+pub use exchange::{
+    ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
+};
 pub use fields::{FieldList, Fields, InvalidField};
 pub use limits::Limits;
 pub use metrics::{HISTOGRAM_BOUNDS, MetricSnapshot, MetricValue, Metrics};
-pub use module::{LoadError, Metadata, Module, ModuleCache, NoCache, Runtime, RuntimeError, RuntimeOptions};
+pub use module::{
+    LoadError, Metadata, Module, ModuleCache, NoCache, Runtime, RuntimeError, RuntimeOptions,
+};
 pub use plugin::{Plugin, StartError};
 pub use shared_data::SharedData;
 pub use shared_queue::{QueueTarget, SharedQueues};

@@ -24,14 +24,26 @@ pub(crate) struct LocalResponse {
 
 impl LocalResponse {
     /// The refusal of a request by the runtime itself.
-    pub(crate) fn problem(status: u16, title: &str, exchange: &Exchange, embedder: &dyn Embedder) -> Self {
+    pub(crate) fn problem(
+        status: u16,
+        title: &str,
+        exchange: &Exchange,
+        embedder: &dyn Embedder,
+    ) -> Self {
         let id = decision_id(exchange, embedder);
-        let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"decision_id":"{id}"}}"#);
+        let body = format!(
+            r#"{{"type":"about:blank","title":"{title}","status":{status},"decision_id":"{id}"}}"#
+        );
         let mut headers = FieldList::new();
         headers.push("content-type", "application/problem+json");
         headers.push("cache-control", "no-store");
         headers.push("x-policy-decision-id", id);
-        Self { status, headers, body: body.into(), grpc_status: None }
+        Self {
+            status,
+            headers,
+            body: body.into(),
+            grpc_status: None,
+        }
     }
 
     /// Puts the response into the exchange and tells its body.
@@ -44,11 +56,21 @@ impl LocalResponse {
         if is_grpc {
             headers.push(":status", "200");
             headers.push("content-type", "application/grpc");
-            headers.push("grpc-status", self.grpc_status.unwrap_or_else(|| grpc_status(self.status)).to_string());
+            headers.push(
+                "grpc-status",
+                self.grpc_status
+                    .unwrap_or_else(|| grpc_status(self.status))
+                    .to_string(),
+            );
             if !self.body.is_empty() {
                 headers.push("grpc-message", percent_encoded(&self.body));
             }
-            let own = |name: &Bytes| matches!(name.as_ref(), b"content-type" | b"grpc-status" | b"grpc-message");
+            let own = |name: &Bytes| {
+                matches!(
+                    name.as_ref(),
+                    b"content-type" | b"grpc-status" | b"grpc-message"
+                )
+            };
             extend(&mut headers, self.headers, own);
             *exchange.response_headers_mut() = Box::new(headers);
             return Bytes::new();
@@ -64,14 +86,21 @@ impl LocalResponse {
             headers.push("content-length", self.body.len().to_string());
         }
         *exchange.response_headers_mut() = Box::new(headers);
-        if is_head || !has_body { Bytes::new() } else { self.body }
+        if is_head || !has_body {
+            Bytes::new()
+        } else {
+            self.body
+        }
     }
 }
 
 /// The length is ours to say, and so is how the message ends; pseudo-headers too.
 fn extend(headers: &mut FieldList, more: FieldList, own: impl Fn(&Bytes) -> bool) {
     for (name, value) in more {
-        let framing = matches!(name.as_ref(), b"content-length" | b"transfer-encoding" | b"connection" | b"upgrade" | b"keep-alive");
+        let framing = matches!(
+            name.as_ref(),
+            b"content-length" | b"transfer-encoding" | b"connection" | b"upgrade" | b"keep-alive"
+        );
         if !framing && !name.starts_with(b":") && !own(&name) {
             headers.push(name, value);
         }
@@ -79,7 +108,9 @@ fn extend(headers: &mut FieldList, more: FieldList, own: impl Fn(&Bytes) -> bool
 }
 
 fn is_grpc(content_type: &[u8]) -> bool {
-    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// What a client of gRPC reads for an HTTP status, as Envoy maps it.
@@ -109,8 +140,17 @@ fn percent_encoded(text: &[u8]) -> String {
 
 /// The request's id where it is harmless in a header and in JSON, else one of our own.
 fn decision_id(exchange: &Exchange, embedder: &dyn Embedder) -> String {
-    let harmless = |id: &&[u8]| (8..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_');
-    let id = exchange.request_headers.get(b"x-request-id").filter(harmless).and_then(|id| std::str::from_utf8(id).ok());
+    let harmless = |id: &&[u8]| {
+        (8..=64).contains(&id.len())
+            && id
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_')
+    };
+    let id = exchange
+        .request_headers
+        .get(b"x-request-id")
+        .filter(harmless)
+        .and_then(|id| std::str::from_utf8(id).ok());
     id.map_or_else(
         || {
             let mut bytes = [0; 16];

@@ -21,7 +21,9 @@ pub(crate) fn range(pointer: u32, len: u32, size: usize) -> Result<Range<usize>,
 }
 
 pub(crate) fn slice(memory: &[u8], pointer: u32, len: u32) -> Result<&[u8], Failure> {
-    memory.get(range(pointer, len, memory.len())?).ok_or(INVALID)
+    memory
+        .get(range(pointer, len, memory.len())?)
+        .ok_or(INVALID)
 }
 
 pub(crate) fn slice_mut(memory: &mut [u8], pointer: u32, len: u32) -> Result<&mut [u8], Failure> {
@@ -30,7 +32,9 @@ pub(crate) fn slice_mut(memory: &mut [u8], pointer: u32, len: u32) -> Result<&mu
 }
 
 pub(crate) fn read_u32(memory: &[u8], pointer: u32) -> Result<u32, Failure> {
-    let bytes = slice(memory, pointer, 4)?.first_chunk::<4>().ok_or(INVALID)?;
+    let bytes = slice(memory, pointer, 4)?
+        .first_chunk::<4>()
+        .ok_or(INVALID)?;
     Ok(u32::from_le_bytes(*bytes))
 }
 
@@ -48,7 +52,11 @@ mod tests {
     fn ranges_end_within_memory() {
         #[track_caller]
         fn check(pointer: u32, len: u32, valid: bool) {
-            assert_eq!(range(pointer, len, 65536).is_ok(), valid, "{pointer} + {len}");
+            assert_eq!(
+                range(pointer, len, 65536).is_ok(),
+                valid,
+                "{pointer} + {len}"
+            );
         }
         check(0, 0, true);
         check(0, 65536, true);

@@ -17,7 +17,20 @@ use crate::{
 };
 
 /// Upper bounds of a histogram's buckets; the last one is open. Plugins record milli- or microseconds and bytes: powers of four.
-pub const HISTOGRAM_BOUNDS: [u64; 12] = [1, 4, 16, 64, 256, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22];
+pub const HISTOGRAM_BOUNDS: [u64; 12] = [
+    1,
+    4,
+    16,
+    64,
+    256,
+    1 << 10,
+    1 << 12,
+    1 << 14,
+    1 << 16,
+    1 << 18,
+    1 << 20,
+    1 << 22,
+];
 
 /// The plugin-defined metrics of the process.
 #[derive(Debug, Default)]
@@ -73,7 +86,11 @@ impl Metrics {
         if metrics.len() >= METRICS_MAX {
             return Err(Status::InternalFailure);
         }
-        let metric = Arc::new(Metric { kind, value: AtomicU64::new(0), buckets: std::array::from_fn(|_| AtomicU64::new(0)) });
+        let metric = Arc::new(Metric {
+            kind,
+            value: AtomicU64::new(0),
+            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+        });
         metrics.insert(key, Arc::clone(&metric));
         Ok(metric)
     }
@@ -81,8 +98,13 @@ impl Metrics {
     /// All metrics, by name.
     pub fn snapshot(&self) -> Vec<MetricSnapshot> {
         let metrics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> =
-            metrics.iter().map(|((name, _), metric)| MetricSnapshot { name: name.clone(), value: metric.snapshot() }).collect();
+        let mut all: Vec<_> = metrics
+            .iter()
+            .map(|((name, _), metric)| MetricSnapshot {
+                name: name.clone(),
+                value: metric.snapshot(),
+            })
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -96,7 +118,8 @@ impl Metric {
             MetricKind::Counter | MetricKind::Gauge => {}
         }
         // Two's complement: adding the bits of a negative delta subtracts.
-        self.value.fetch_add(u64::from_ne_bytes(delta.to_ne_bytes()), Ordering::Relaxed);
+        self.value
+            .fetch_add(u64::from_ne_bytes(delta.to_ne_bytes()), Ordering::Relaxed);
         Ok(())
     }
 
@@ -128,9 +151,13 @@ impl Metric {
         match self.kind {
             MetricKind::Counter => MetricValue::Counter(value),
             MetricKind::Gauge => MetricValue::Gauge(value),
-            MetricKind::Histogram => {
-                MetricValue::Histogram { buckets: self.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)), sum: value }
-            }
+            MetricKind::Histogram => MetricValue::Histogram {
+                buckets: self
+                    .buckets
+                    .each_ref()
+                    .map(|bucket| bucket.load(Ordering::Relaxed)),
+                sum: value,
+            },
         }
     }
 }
@@ -150,7 +177,11 @@ mod tests {
         assert_eq!(counter.value(), Ok(5), "recording adds, and both are one");
         let gauge = metrics.define(MetricKind::Gauge, b"g").unwrap();
         gauge.increment(-93).unwrap();
-        assert_eq!(gauge.value(), Ok(18_446_744_073_709_551_523), "wraps below 0");
+        assert_eq!(
+            gauge.value(),
+            Ok(18_446_744_073_709_551_523),
+            "wraps below 0"
+        );
         let histogram = metrics.define(MetricKind::Histogram, b"h").unwrap();
         assert_eq!(histogram.increment(1), Err(Status::BadArgument));
         assert_eq!(histogram.value(), Err(Status::BadArgument));
@@ -161,18 +192,40 @@ mod tests {
         (buckets[0], buckets[1], buckets[12]) = (2, 1, 1);
         let names: Vec<_> = metrics.snapshot().into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["c", "g", "h"]);
-        assert_eq!(metrics.snapshot()[2].value, MetricValue::Histogram { buckets, sum: (1 << 40) + 3 });
+        assert_eq!(
+            metrics.snapshot()[2].value,
+            MetricValue::Histogram {
+                buckets,
+                sum: (1 << 40) + 3
+            }
+        );
     }
 
     #[test]
     fn names_and_numbers_are_bounded() {
         let metrics = Metrics::default();
-        assert_eq!(metrics.define(MetricKind::Gauge, b"\xff").err(), Some(Status::BadArgument));
-        assert_eq!(metrics.define(MetricKind::Gauge, &[b'a'; METRIC_NAME_BYTES_MAX + 1]).err(), Some(Status::BadArgument));
+        assert_eq!(
+            metrics.define(MetricKind::Gauge, b"\xff").err(),
+            Some(Status::BadArgument)
+        );
+        assert_eq!(
+            metrics
+                .define(MetricKind::Gauge, &[b'a'; METRIC_NAME_BYTES_MAX + 1])
+                .err(),
+            Some(Status::BadArgument)
+        );
         for number in 0..METRICS_MAX {
-            metrics.define(MetricKind::Gauge, number.to_string().as_bytes()).unwrap();
+            metrics
+                .define(MetricKind::Gauge, number.to_string().as_bytes())
+                .unwrap();
         }
-        assert_eq!(metrics.define(MetricKind::Gauge, b"one more").err(), Some(Status::InternalFailure));
-        assert!(metrics.define(MetricKind::Gauge, b"1").is_ok(), "a known one");
+        assert_eq!(
+            metrics.define(MetricKind::Gauge, b"one more").err(),
+            Some(Status::InternalFailure)
+        );
+        assert!(
+            metrics.define(MetricKind::Gauge, b"1").is_ok(),
+            "a known one"
+        );
     }
 }

@@ -11,13 +11,17 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
-    Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker, PoolingAllocationConfig, UnknownImportError, ValType, WasmBacktraceDetails,
+    Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
+    PoolingAllocationConfig, UnknownImportError, ValType, WasmBacktraceDetails,
 };
 
 use crate::{
     abi::{AbiVersion, Callback, Callbacks},
     hostcalls,
-    limits::{BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX},
+    limits::{
+        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
+        TABLES_MAX, VMS_MAX,
+    },
     state::VmState,
 };
 
@@ -53,7 +57,10 @@ pub struct RuntimeOptions {
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { vms_max: VMS_MAX, on_demand: false }
+        Self {
+            vms_max: VMS_MAX,
+            on_demand: false,
+        }
     }
 }
 
@@ -72,7 +79,9 @@ pub enum LoadError {
     #[error("not a valid wasm module: {0}")]
     Invalid(String),
     /// No marker of an ABI version that is known.
-    #[error("no known proxy-wasm abi version: the module exports none of proxy_abi_version_0_1_0, _0_2_0, _0_2_1")]
+    #[error(
+        "no known proxy-wasm abi version: the module exports none of proxy_abi_version_0_1_0, _0_2_0, _0_2_1"
+    )]
     NoAbiVersion,
     /// Imports what this host does not have.
     #[error("unknown import {module}.{name} (abi {abi})", abi = .abi.as_str())]
@@ -116,22 +125,40 @@ pub struct Runtime {
 impl Runtime {
     /// Sets up the engine, with pools where they can be had.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
-        let pooled = if options.on_demand { None } else { Some(Engine::new(config().allocation_strategy(pools(options.vms_max)))) };
+        let pooled = if options.on_demand {
+            None
+        } else {
+            Some(Engine::new(
+                config().allocation_strategy(pools(options.vms_max)),
+            ))
+        };
         let (engine, is_pooling) = match pooled {
             Some(Ok(engine)) => (engine, true),
             Some(Err(error)) => {
                 tracing::warn!(%error, "no pools for vms, going on without: starts will be slower");
                 (Engine::new(&config()).map_err(refused)?, false)
             }
-            None => (Engine::new(config().allocation_strategy(InstanceAllocationStrategy::OnDemand)).map_err(refused)?, false),
+            None => (
+                Engine::new(config().allocation_strategy(InstanceAllocationStrategy::OnDemand))
+                    .map_err(refused)?,
+                false,
+            ),
         };
         let linker = |abi| {
             let mut linker = Linker::new(&engine);
             hostcalls::register(&mut linker, abi).map_err(refused)?;
             Ok((abi, linker))
         };
-        let linkers = [linker(AbiVersion::V0_1_0)?, linker(AbiVersion::V0_2_0)?, linker(AbiVersion::V0_2_1)?];
-        Ok(Self { engine, linkers, is_pooling })
+        let linkers = [
+            linker(AbiVersion::V0_1_0)?,
+            linker(AbiVersion::V0_2_0)?,
+            linker(AbiVersion::V0_2_1)?,
+        ];
+        Ok(Self {
+            engine,
+            linkers,
+            is_pooling,
+        })
     }
 
     /// One tick of the clock that bounds callbacks: to be called by a thread every 5 ms.
@@ -142,7 +169,12 @@ impl Runtime {
     /// What ticks, without the runtime: for a thread that must not keep it alive.
     pub fn ticker(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let engine = self.engine.weak();
-        move || engine.upgrade().map(|engine| engine.increment_epoch()).is_some()
+        move || {
+            engine
+                .upgrade()
+                .map(|engine| engine.increment_epoch())
+                .is_some()
+        }
     }
 
     /// Whether VMs come from pools.
@@ -159,17 +191,46 @@ impl Runtime {
         let digest = hex(&Sha256::digest(wasm));
         let compiled = self.compiled(wasm, &digest, cache)?;
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
-        let linker = self.linkers.iter().find(|(version, _)| *version == abi).map(|(_, linker)| linker).ok_or(LoadError::NoAbiVersion)?;
+        let linker = self
+            .linkers
+            .iter()
+            .find(|(version, _)| *version == abi)
+            .map(|(_, linker)| linker)
+            .ok_or(LoadError::NoAbiVersion)?;
         let callbacks = check_exports(&compiled, abi)?;
-        let instance = linker.instantiate_pre(&compiled).map_err(|error| unlinked(&error, abi))?;
-        let imports = compiled.imports().map(|import| format!("{}.{}", import.module(), import.name())).collect();
-        let exports = compiled.exports().map(|export| export.name().to_owned()).collect();
-        Ok(Arc::new(Module { instance, abi, digest, metadata, callbacks, imports, exports, size: wasm.len() }))
+        let instance = linker
+            .instantiate_pre(&compiled)
+            .map_err(|error| unlinked(&error, abi))?;
+        let imports = compiled
+            .imports()
+            .map(|import| format!("{}.{}", import.module(), import.name()))
+            .collect();
+        let exports = compiled
+            .exports()
+            .map(|export| export.name().to_owned())
+            .collect();
+        Ok(Arc::new(Module {
+            instance,
+            abi,
+            digest,
+            metadata,
+            callbacks,
+            imports,
+            exports,
+            size: wasm.len(),
+        }))
     }
 
-    fn compiled(&self, wasm: &[u8], digest: &str, cache: &dyn ModuleCache) -> Result<wasmtime::Module, LoadError> {
+    fn compiled(
+        &self,
+        wasm: &[u8],
+        digest: &str,
+        cache: &dyn ModuleCache,
+    ) -> Result<wasmtime::Module, LoadError> {
         let mut hasher = DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.engine
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
         let key = format!("{digest}-{:016x}", hasher.finish());
         if let Some(entry) = cache.read(&key) {
             if let Some(module) = unseal(&entry).and_then(|compiled| self.deserialize(compiled)) {
@@ -177,7 +238,8 @@ impl Runtime {
             }
             tracing::warn!(key, "damaged entry in the module cache, compiling again");
         }
-        let module = wasmtime::Module::new(&self.engine, wasm).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        let module = wasmtime::Module::new(&self.engine, wasm)
+            .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
         match module.serialize() {
             Ok(compiled) => cache.write(&key, &seal(&compiled)),
             Err(error) => tracing::warn!(%error, "compiled module cannot be serialized"),
@@ -189,16 +251,25 @@ impl Runtime {
         // SAFETY: `deserialize` asks for bytes that `Module::serialize` made. These were made by it, in `compiled` above, are whole (their
         // digest was checked by `unseal`), are of this very wasmtime and configuration (the key holds the engine's compatibility hash, and
         // wasmtime checks it again), and come from a place that only the embedder's user may write (the contract of `ModuleCache`).
-        #[expect(unsafe_code, reason = "loading compiled code is what the module cache is for; see the safety comment")]
+        #[expect(
+            unsafe_code,
+            reason = "loading compiled code is what the module cache is for; see the safety comment"
+        )]
         let module = unsafe { wasmtime::Module::deserialize(&self.engine, compiled) };
-        module.inspect_err(|error| tracing::warn!(%error, "compiled module refused")).ok()
+        module
+            .inspect_err(|error| tracing::warn!(%error, "compiled module refused"))
+            .ok()
     }
 }
 
 /// Says which import it is that does not link.
 fn unlinked(error: &wasmtime::Error, abi: AbiVersion) -> LoadError {
     match error.downcast_ref::<UnknownImportError>() {
-        Some(unknown) => LoadError::UnknownImport { module: unknown.module().to_owned(), name: unknown.name().to_owned(), abi },
+        Some(unknown) => LoadError::UnknownImport {
+            module: unknown.module().to_owned(),
+            name: unknown.name().to_owned(),
+            abi,
+        },
         None => LoadError::BadImport(format!("{error:#}")),
     }
 }
@@ -367,7 +438,11 @@ impl Metadata {
 
 fn abi_version(module: &wasmtime::Module) -> Option<AbiVersion> {
     let marked = |marker: &str| matches!(module.get_export(marker), Some(ExternType::Func(_)));
-    AbiVersion::MARKERS.iter().rev().find(|(marker, _)| marked(marker)).map(|(_, version)| *version)
+    AbiVersion::MARKERS
+        .iter()
+        .rev()
+        .find(|(marker, _)| marked(marker))
+        .map(|(_, version)| *version)
 }
 
 /// Known exports and their signatures, as letters: `i` is i32; what follows `>` is the result.
@@ -408,10 +483,15 @@ const SIGNATURES: &[(&str, &str)] = &[
 fn signature(name: &str, abi: AbiVersion) -> Option<&'static str> {
     match name {
         // 0.1.0 does not tell the end of the stream.
-        "proxy_on_request_headers" | "proxy_on_response_headers" if abi == AbiVersion::V0_1_0 => Some("ii>i"),
+        "proxy_on_request_headers" | "proxy_on_response_headers" if abi == AbiVersion::V0_1_0 => {
+            Some("ii>i")
+        }
         "proxy_on_request_headers" | "proxy_on_response_headers" => Some("iii>i"),
         "proxy_on_foreign_function" if abi > AbiVersion::V0_1_0 => Some("iii>"),
-        _ => SIGNATURES.iter().find(|(known, _)| *known == name).map(|(_, signature)| *signature),
+        _ => SIGNATURES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, signature)| *signature),
     }
 }
 
@@ -423,13 +503,27 @@ fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks
         let name = export.name();
         match export.ty() {
             ExternType::Func(ty) => {
-                let Some(expected) = signature(name, abi) else { continue };
-                let found = ty.params().map(letter).chain(['>']).chain(ty.results().map(letter)).collect::<String>();
+                let Some(expected) = signature(name, abi) else {
+                    continue;
+                };
+                let found = ty
+                    .params()
+                    .map(letter)
+                    .chain(['>'])
+                    .chain(ty.results().map(letter))
+                    .collect::<String>();
                 if found != expected {
-                    return Err(LoadError::BadExport { name: name.to_owned(), expected: readable(expected), found: readable(&found) });
+                    return Err(LoadError::BadExport {
+                        name: name.to_owned(),
+                        expected: readable(expected),
+                        found: readable(&found),
+                    });
                 }
                 allocates |= matches!(name, "malloc" | "proxy_on_memory_allocate");
-                if let Some(callback) = Callback::ALL.iter().find(|callback| callback.name() == name) {
+                if let Some(callback) = Callback::ALL
+                    .iter()
+                    .find(|callback| callback.name() == name)
+                {
                     callbacks = callbacks.with(*callback);
                 }
             }
@@ -441,7 +535,9 @@ fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks
         return Err(LoadError::MissingExport("memory"));
     }
     if !allocates {
-        return Err(LoadError::MissingExport("proxy_on_memory_allocate or malloc"));
+        return Err(LoadError::MissingExport(
+            "proxy_on_memory_allocate or malloc",
+        ));
     }
     Ok(callbacks)
 }
@@ -478,9 +574,21 @@ mod tests {
 
     #[test]
     fn metadata_is_parsed() {
-        let good = Metadata { name: "jwt-auth".into(), version: "0.1.0".into(), authenticates: true };
-        assert_eq!(Metadata::parse(b"name=jwt-auth\nversion=0.1.0\nauthenticates=1\nnewer=x\n").unwrap(), good);
-        for bad in ["name=x", "version=1", "name", "name=a\nversion=b\nauthenticates=yes"] {
+        let good = Metadata {
+            name: "jwt-auth".into(),
+            version: "0.1.0".into(),
+            authenticates: true,
+        };
+        assert_eq!(
+            Metadata::parse(b"name=jwt-auth\nversion=0.1.0\nauthenticates=1\nnewer=x\n").unwrap(),
+            good
+        );
+        for bad in [
+            "name=x",
+            "version=1",
+            "name",
+            "name=a\nversion=b\nauthenticates=yes",
+        ] {
             assert!(Metadata::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Metadata::parse(b"\xff").is_err());

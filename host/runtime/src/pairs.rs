@@ -25,8 +25,12 @@ pub(crate) fn encode(fields: &dyn Fields, out: &mut [u8]) -> Option<()> {
     let mut fits = put(out, 0, &u32::try_from(fields.len()).ok()?.to_le_bytes());
     fields.for_each(&mut |name, value| {
         for part in [name, value] {
-            let Ok(len) = u32::try_from(part.len()) else { return fits = false };
-            fits &= put(out, lengths, &len.to_le_bytes()) && put(out, bytes, part) && put(out, bytes + part.len(), &[0]);
+            let Ok(len) = u32::try_from(part.len()) else {
+                return fits = false;
+            };
+            fits &= put(out, lengths, &len.to_le_bytes())
+                && put(out, bytes, part)
+                && put(out, bytes + part.len(), &[0]);
             lengths += 4;
             bytes += part.len() + 1;
         }
@@ -44,8 +48,11 @@ fn put(out: &mut [u8], at: usize, bytes: &[u8]) -> bool {
     }
 }
 
+/// A name and a value.
+pub(crate) type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// The pairs in `bytes`. No bytes at all are an empty map: SDKs pass a null pointer for it.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Malformed> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Pair<'_>>, Malformed> {
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
@@ -75,7 +82,9 @@ fn part<'a>(lengths: &mut &[u8], content: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, rest) = number(lengths)?;
     *lengths = rest;
     let (bytes, rest) = content.split_at_checked(len)?;
-    let (0, rest) = rest.split_first()? else { return None };
+    let (0, rest) = rest.split_first()? else {
+        return None;
+    };
     *content = rest;
     Some(bytes)
 }
@@ -116,7 +125,11 @@ mod tests {
         *no_nul.last_mut().unwrap() = 1;
         assert_eq!(decode(&no_nul), Err(Malformed), "not ended by NUL");
         assert_eq!(decode(b"\xff\xff\xff\xff"), Err(Malformed), "a wild count");
-        assert_eq!(decode(&vec![0; PAIRS_BYTES_MAX + 1]), Err(Malformed), "too long");
+        assert_eq!(
+            decode(&vec![0; PAIRS_BYTES_MAX + 1]),
+            Err(Malformed),
+            "too long"
+        );
         assert_eq!(decode(b""), Ok(vec![]));
     }
 
@@ -133,12 +146,18 @@ mod tests {
         let mut decoded = 0;
         for _ in 0..20_000 {
             let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..random() % 4)
-                .map(|_| (vec![b'n'; (random() % 5) as usize], vec![b'v'; (random() % 5) as usize]))
+                .map(|_| {
+                    (
+                        vec![b'n'; (random() % 5) as usize],
+                        vec![b'v'; (random() % 5) as usize],
+                    )
+                })
                 .collect();
-            let borrowed: Vec<(&[u8], &[u8])> = pairs.iter().map(|(n, v)| (&n[..], &v[..])).collect();
+            let borrowed: Vec<(&[u8], &[u8])> =
+                pairs.iter().map(|(n, v)| (&n[..], &v[..])).collect();
             let mut bytes = encoded(&borrowed);
             if random() % 2 == 0 {
-                let at = random() as usize % bytes.len();
+                let at = usize::try_from(random()).unwrap() % bytes.len();
                 bytes[at] = (random() % 8) as u8;
             }
             if let Ok(pairs) = decode(&bytes) {

@@ -52,7 +52,10 @@ pub struct Plugin {
 enum Slot {
     Standing(Rc<Vm>),
     /// The last start failed, and the next is not tried before this time.
-    Waiting { until_ns: u64, failures: u32 },
+    Waiting {
+        until_ns: u64,
+        failures: u32,
+    },
     /// Asked to end, but it said *not yet*.
     Ending(Rc<Vm>),
     Ended,
@@ -68,13 +71,31 @@ impl Plugin {
         embedder: Rc<dyn Embedder>,
     ) -> Result<Rc<Self>, StartError> {
         let namespace = shared.data.namespace(&spec.vm_id);
-        let owner =
-            Owner { id, spec, shared, namespace, embedder, stats: Arc::new(PluginStats::default()), last_callout: Rc::new(Cell::new(0)) };
-        let vm = Vm::start(&module, owner.clone())
-            .map_err(|(failure, log)| StartError { plugin: owner.spec.name.clone(), failure, log })?;
+        let owner = Owner {
+            id,
+            spec,
+            shared,
+            namespace,
+            embedder,
+            stats: Arc::new(PluginStats::default()),
+            last_callout: Rc::new(Cell::new(0)),
+        };
+        let vm = Vm::start(&module, owner.clone()).map_err(|(failure, log)| StartError {
+            plugin: owner.spec.name.clone(),
+            failure,
+            log,
+        })?;
         owner.stats.count_start();
-        let owned = vm.root_property(OWNED_REQUEST_HEADERS).map(|names| owned_headers(&names)).unwrap_or_default();
-        Ok(Rc::new(Self { owner, module, slot: RefCell::new(Slot::Standing(vm)), owned_request_headers: OnceCell::from(owned) }))
+        let owned = vm
+            .root_property(OWNED_REQUEST_HEADERS)
+            .map(|names| owned_headers(&names))
+            .unwrap_or_default();
+        Ok(Rc::new(Self {
+            owner,
+            module,
+            slot: RefCell::new(Slot::Standing(vm)),
+            owned_request_headers: OnceCell::from(owned),
+        }))
     }
 
     /// The plugin's timer.
@@ -107,12 +128,17 @@ impl Plugin {
 
     /// Names of the request headers that this plugin alone sets, lower-case. Inbound copies must be removed, also where it is off.
     pub fn owned_request_headers(&self) -> Vec<String> {
-        self.owned_request_headers.get().cloned().unwrap_or_default()
+        self.owned_request_headers
+            .get()
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Ends the plugin: `proxy_on_done`, and `proxy_on_delete` once it agrees. No VM is started from here on.
     pub fn shut_down(&self) {
-        let Slot::Standing(vm) = self.slot.replace(Slot::Ended) else { return };
+        let Slot::Standing(vm) = self.slot.replace(Slot::Ended) else {
+            return;
+        };
         match vm.root_done() {
             Ok(true) => self.end(&vm),
             Ok(false) => *self.slot.borrow_mut() = Slot::Ending(vm),
@@ -168,9 +194,14 @@ impl Plugin {
     /// Whether it takes part in exchanges at all: a plugin of ticks and queues needs no stream contexts.
     pub(crate) fn has_streams(&self) -> bool {
         let of_streams = |callback: &&Callback| {
-            (Callback::RequestHeaders as u8..=Callback::ResponseTrailers as u8).contains(&(**callback as u8)) || **callback == Callback::Log
+            (Callback::RequestHeaders as u8..=Callback::ResponseTrailers as u8)
+                .contains(&(**callback as u8))
+                || **callback == Callback::Log
         };
-        Callback::ALL.iter().filter(of_streams).any(|callback| self.callbacks().contains(*callback))
+        Callback::ALL
+            .iter()
+            .filter(of_streams)
+            .any(|callback| self.callbacks().contains(*callback))
     }
 
     /// A VM that stands; where the last one broke, a new one is started, unless starts have failed a moment ago.
@@ -178,7 +209,9 @@ impl Plugin {
         let failures = match &*self.slot.borrow() {
             Slot::Standing(vm) | Slot::Ending(vm) if !vm.is_broken() => return Some(Rc::clone(vm)),
             Slot::Standing(_) => 0,
-            Slot::Waiting { until_ns, .. } if self.owner.embedder.monotonic_ns() < *until_ns => return None,
+            Slot::Waiting { until_ns, .. } if self.owner.embedder.monotonic_ns() < *until_ns => {
+                return None;
+            }
             Slot::Waiting { failures, .. } => *failures,
             Slot::Ending(_) | Slot::Ended => return None,
         };
@@ -192,9 +225,18 @@ impl Plugin {
                 self.owner.stats.count_start_failure();
                 let wait_ms = self.wait_ms(failures);
                 let message = format!("no vm: {failure}; next start in {wait_ms} ms");
-                self.owner.embedder.log(&self.owner.spec, LogLevel::Error, message.as_bytes());
-                let until_ns = self.owner.embedder.monotonic_ns().saturating_add(wait_ms.saturating_mul(1_000_000));
-                *self.slot.borrow_mut() = Slot::Waiting { until_ns, failures: failures.saturating_add(1) };
+                self.owner
+                    .embedder
+                    .log(&self.owner.spec, LogLevel::Error, message.as_bytes());
+                let until_ns = self
+                    .owner
+                    .embedder
+                    .monotonic_ns()
+                    .saturating_add(wait_ms.saturating_mul(1_000_000));
+                *self.slot.borrow_mut() = Slot::Waiting {
+                    until_ns,
+                    failures: failures.saturating_add(1),
+                };
                 None
             }
         }
@@ -202,7 +244,9 @@ impl Plugin {
 
     /// Doubles with each failure, ± 25 % so that workers do not start in step.
     fn wait_ms(&self, failures: u32) -> u64 {
-        let base = BACKOFF_MS_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MS_MAX);
+        let base = BACKOFF_MS_MIN
+            .saturating_mul(1 << failures.min(10))
+            .min(BACKOFF_MS_MAX);
         let mut random = [0; 1];
         self.owner.embedder.random(&mut random);
         base * (75 + u64::from(random[0]) * 50 / 255) / 100
@@ -210,6 +254,11 @@ impl Plugin {
 }
 
 fn owned_headers(names: &[u8]) -> Vec<String> {
-    let names = names.split(|byte| *byte == 0).map(<[u8]>::to_ascii_lowercase);
-    names.filter(|name| check_name(name).is_ok()).filter_map(|name| String::from_utf8(name).ok()).collect()
+    let names = names
+        .split(|byte| *byte == 0)
+        .map(<[u8]>::to_ascii_lowercase);
+    names
+        .filter(|name| check_name(name).is_ok())
+        .filter_map(|name| String::from_utf8(name).ok())
+        .collect()
 }

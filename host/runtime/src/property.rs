@@ -24,7 +24,10 @@ pub(crate) struct Properties {
 
 impl Properties {
     pub(crate) fn get(&self, path: &[u8]) -> Option<&Bytes> {
-        self.entries.iter().find(|(p, _)| **p == *path).map(|(_, value)| value)
+        self.entries
+            .iter()
+            .find(|(p, _)| **p == *path)
+            .map(|(_, value)| value)
     }
 
     pub(crate) fn set(&mut self, path: &[u8], value: &[u8]) -> Result<(), Status> {
@@ -38,7 +41,9 @@ impl Properties {
         match old {
             Some((_, place)) => *place = Bytes::copy_from_slice(value),
             None if count >= PROPERTIES_MAX => return Err(Status::InternalFailure),
-            None => self.entries.push((path.into(), Bytes::copy_from_slice(value))),
+            None => self
+                .entries
+                .push((path.into(), Bytes::copy_from_slice(value))),
         }
         self.bytes = bytes;
         Ok(())
@@ -85,10 +90,18 @@ impl From<SocketAddr> for Value<'_> {
 }
 
 /// The value at `path`. `exchange` is absent in a root context; `names` are lower-case for header look-ups.
-pub(crate) fn find<'a>(path: &[u8], spec: &'a PluginSpec, exchange: Option<&'a Exchange>) -> Result<Value<'a>, Status> {
+pub(crate) fn find<'a>(
+    path: &[u8],
+    spec: &'a PluginSpec,
+    exchange: Option<&'a Exchange>,
+) -> Result<Value<'a>, Status> {
     let path = path.strip_suffix(b"\0").unwrap_or(path);
     let mut segments = path.splitn(3, |byte| *byte == 0);
-    let (root, leaf, rest) = (segments.next().unwrap_or_default(), segments.next(), segments.next());
+    let (root, leaf, rest) = (
+        segments.next().unwrap_or_default(),
+        segments.next(),
+        segments.next(),
+    );
     // An empty path, and a bare map: Envoy cannot serialize those.
     if root.is_empty() {
         return Err(Status::SerializationFailure);
@@ -105,14 +118,20 @@ pub(crate) fn find<'a>(path: &[u8], spec: &'a PluginSpec, exchange: Option<&'a E
     found.ok_or(Status::NotFound)
 }
 
-fn of_exchange<'a>(root: &[u8], leaf: Option<&[u8]>, rest: Option<&[u8]>, exchange: &'a Exchange) -> Result<Option<Value<'a>>, Status> {
+fn of_exchange<'a>(
+    root: &[u8],
+    leaf: Option<&[u8]>,
+    rest: Option<&[u8]>,
+    exchange: &'a Exchange,
+) -> Result<Option<Value<'a>>, Status> {
     let info = &exchange.info;
     if root == b"connection_id" && leaf.is_none() {
         return Ok(Some(info.connection.id.into()));
     }
     let Some(leaf) = leaf else {
         return match root {
-            b"request" | b"response" | b"connection" | b"source" | b"destination" | b"upstream" | b"xds" => Err(Status::SerializationFailure),
+            b"request" | b"response" | b"connection" | b"source" | b"destination" | b"upstream"
+            | b"xds" => Err(Status::SerializationFailure),
             _ => Ok(None),
         };
     };
@@ -127,10 +146,18 @@ fn of_exchange<'a>(root: &[u8], leaf: Option<&[u8]>, rest: Option<&[u8]>, exchan
         (b"destination", None) => of_address(leaf, destination),
         (b"connection", None) => match leaf {
             b"id" => Some(info.connection.id.into()),
-            b"mtls" => Some(Value::Bool(info.connection.tls.as_ref().is_some_and(|tls| tls.mtls))),
-            _ => info.connection.tls.as_ref().and_then(|tls| of_tls(leaf, tls)),
+            b"mtls" => Some(Value::Bool(
+                info.connection.tls.as_ref().is_some_and(|tls| tls.mtls),
+            )),
+            _ => info
+                .connection
+                .tls
+                .as_ref()
+                .and_then(|tls| of_tls(leaf, tls)),
         },
-        (b"upstream", None) => info.upstream_address.and_then(|address| of_address(leaf, address)),
+        (b"upstream", None) => info
+            .upstream_address
+            .and_then(|address| of_address(leaf, address)),
         (b"xds", None) => match leaf {
             b"route_name" => Some(info.route.name.as_str().into()),
             b"cluster_name" => Some(info.route.cluster.as_str().into()),
@@ -142,7 +169,12 @@ fn of_exchange<'a>(root: &[u8], leaf: Option<&[u8]>, rest: Option<&[u8]>, exchan
 }
 
 /// `request.headers.NAME` and `response.headers.NAME`: repeated values joined by a comma, unlike in the header hostcalls.
-fn of_header<'a>(root: &[u8], leaf: &[u8], name: &[u8], exchange: &'a Exchange) -> Option<Value<'a>> {
+fn of_header<'a>(
+    root: &[u8],
+    leaf: &[u8],
+    name: &[u8],
+    exchange: &'a Exchange,
+) -> Option<Value<'a>> {
     let map = match (root, leaf) {
         (b"request", b"headers") => Some(&exchange.request_headers),
         (b"request", b"trailers") => exchange.request_trailers.as_ref(),
@@ -173,7 +205,8 @@ fn of_request<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a
     let path = || headers.get(b":path");
     Ok(match leaf {
         b"path" => header(b":path"),
-        b"url_path" => path().map(|path| Value::Bytes(path.split(|byte| *byte == b'?').next().unwrap_or_default())),
+        b"url_path" => path()
+            .map(|path| Value::Bytes(path.split(|byte| *byte == b'?').next().unwrap_or_default())),
         b"query" => path().and_then(|path| {
             let at = path.iter().position(|byte| *byte == b'?')?;
             Some(Value::Bytes(path.get(at + 1..).unwrap_or_default()))
@@ -196,11 +229,17 @@ fn of_request<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a
 
 fn of_response<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a>>, Status> {
     Ok(match leaf {
-        b"code" => exchange.info.response_code.map(|code| u64::from(code).into()),
+        b"code" => exchange
+            .info
+            .response_code
+            .map(|code| u64::from(code).into()),
         b"flags" => Some(exchange.info.response_flags.into()),
         b"size" => Some(exchange.info.response_size.into()),
         b"total_size" => {
-            let headers = exchange.response_headers.as_ref().map_or(0, |headers| headers.byte_size());
+            let headers = exchange
+                .response_headers
+                .as_ref()
+                .map_or(0, |headers| headers.byte_size());
             Some((exchange.info.response_size + headers as u64).into())
         }
         b"headers" => match &exchange.response_headers {
@@ -213,7 +252,9 @@ fn of_response<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'
 
 fn serialized(map: &dyn crate::fields::Fields) -> Result<Vec<u8>, Status> {
     let mut bytes = vec![0; crate::pairs::encoded_len(map)];
-    crate::pairs::encode(map, &mut bytes).map(|()| bytes).ok_or(Status::SerializationFailure)
+    crate::pairs::encode(map, &mut bytes)
+        .map(|()| bytes)
+        .ok_or(Status::SerializationFailure)
 }
 
 fn of_address<'a>(leaf: &[u8], address: SocketAddr) -> Option<Value<'a>> {
@@ -251,14 +292,21 @@ mod tests {
     use super::*;
     use crate::{
         exchange::{ConnectionInfo, Protocol, RouteInfo, StreamInfo, TlsVersion},
-        fields::{FieldList, Fields as _},
+        fields::FieldList,
         limits::Limits,
         spec::FailurePolicy,
     };
 
     fn exchange(tls: bool) -> Exchange {
         let mut headers = FieldList::new();
-        for (name, value) in [(":method", "GET"), (":path", "/a/b?c=d?e"), (":authority", "h"), ("x-r", "1"), ("x-r", "2"), ("x-bin", "\u{e9}")] {
+        for (name, value) in [
+            (":method", "GET"),
+            (":path", "/a/b?c=d?e"),
+            (":authority", "h"),
+            ("x-r", "1"),
+            ("x-r", "2"),
+            ("x-bin", "\u{e9}"),
+        ] {
             headers.push(name, value);
         }
         let tls = tls.then(|| TlsInfo {
@@ -272,10 +320,19 @@ mod tests {
             sha256_peer_certificate_digest: Some("ab".repeat(32)),
             peer_certificate_pem: None,
         });
-        let connection = ConnectionInfo { id: 7, source: "[::ffff:127.0.0.1]:39276".parse().unwrap(), destination: "[2001:db8::1]:443".parse().unwrap(), tls };
+        let connection = ConnectionInfo {
+            id: 7,
+            source: "[::ffff:127.0.0.1]:39276".parse().unwrap(),
+            destination: "[2001:db8::1]:443".parse().unwrap(),
+            tls,
+        };
         let info = StreamInfo {
             connection: Rc::new(connection),
-            route: Rc::new(RouteInfo { name: "all".into(), cluster: "c".into(), virtual_host: "v".into() }),
+            route: Rc::new(RouteInfo {
+                name: "all".into(),
+                cluster: "c".into(),
+                virtual_host: "v".into(),
+            }),
             protocol: Protocol::Http2,
             start_unix_ns: 9,
             request_size: 0,
@@ -305,9 +362,18 @@ mod tests {
     fn paths_and_encodings_as_in_envoy() {
         let (spec, secure, plain) = (spec(), exchange(true), exchange(false));
         #[track_caller]
-        fn check(spec: &PluginSpec, exchange: &Exchange, path: &str, expected: Result<&[u8], Status>) {
+        fn check(
+            spec: &PluginSpec,
+            exchange: &Exchange,
+            path: &str,
+            expected: Result<&[u8], Status>,
+        ) {
             let found = find(path.replace('.', "\0").as_bytes(), spec, Some(exchange));
-            assert_eq!(found.as_ref().map(Value::as_bytes).map_err(|s| *s), expected, "{path}");
+            assert_eq!(
+                found.as_ref().map(Value::as_bytes).map_err(|s| *s),
+                expected,
+                "{path}"
+            );
         }
         let u64s: [[u8; 8]; 5] = [7, 204, 443, 39276, 9].map(u64::to_le_bytes);
         let not_found = Err(Status::NotFound);
@@ -343,7 +409,10 @@ mod tests {
             ("connection.mtls", Ok(&[1])),
             ("connection.tls_version", Ok(b"TLSv1.3")),
             ("connection.requested_server_name", Ok(b"server.example")),
-            ("connection.subject_peer_certificate", Ok(b"O=Acme,CN=edge.example")),
+            (
+                "connection.subject_peer_certificate",
+                Ok(b"O=Acme,CN=edge.example"),
+            ),
             ("connection.uri_san_peer_certificate", Ok(b"spiffe://x/y")),
             ("connection.dns_san_peer_certificate", not_found),
             ("connection.cipher", not_found),
@@ -359,10 +428,21 @@ mod tests {
         }
         check(&spec, &plain, "connection.tls_version", not_found);
         check(&spec, &plain, "connection.mtls", Ok(&[0]));
-        assert_eq!(find(b"request.path", &spec, Some(&plain)), not_found.map(Value::Bytes), "a dotted single string");
-        assert_eq!(find(b"request\0path", &spec, None), not_found.map(Value::Bytes), "a root context");
+        assert_eq!(
+            find(b"request.path", &spec, Some(&plain)),
+            not_found.map(Value::Bytes),
+            "a dotted single string"
+        );
+        assert_eq!(
+            find(b"request\0path", &spec, None),
+            not_found.map(Value::Bytes),
+            "a root context"
+        );
         let pairs = find(b"request\0headers", &spec, Some(&plain)).unwrap();
-        assert_eq!(crate::pairs::decode(pairs.as_bytes()).unwrap().len(), plain.request_headers.len());
+        assert_eq!(
+            crate::pairs::decode(pairs.as_bytes()).unwrap().len(),
+            plain.request_headers.len()
+        );
     }
 
     #[test]
@@ -372,13 +452,21 @@ mod tests {
         properties.set(b"my.x", b"22").unwrap();
         assert_eq!(properties.get(b"my.x").unwrap(), "22");
         assert!(properties.get(b"my\0x").is_none());
-        assert_eq!(properties.set(b"big", &[0; PROPERTY_BYTES_MAX]), Err(Status::InternalFailure));
-        properties.set(b"my.x", &vec![0; PROPERTY_BYTES_MAX - 4]).unwrap();
+        assert_eq!(
+            properties.set(b"big", &[0; PROPERTY_BYTES_MAX]),
+            Err(Status::InternalFailure)
+        );
+        properties
+            .set(b"my.x", &vec![0; PROPERTY_BYTES_MAX - 4])
+            .unwrap();
         assert_eq!(properties.set(b"y", b""), Err(Status::InternalFailure));
         properties.set(b"my.x", b"").unwrap();
         for number in 1..PROPERTIES_MAX {
             properties.set(number.to_string().as_bytes(), b"").unwrap();
         }
-        assert_eq!(properties.set(b"one more", b""), Err(Status::InternalFailure));
+        assert_eq!(
+            properties.set(b"one more", b""),
+            Err(Status::InternalFailure)
+        );
     }
 }

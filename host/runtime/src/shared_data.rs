@@ -70,7 +70,13 @@ impl Namespace {
     fn new(writes: Arc<AtomicU32>) -> Self {
         let hasher = RandomState::new();
         let shards = std::array::from_fn(|_| Mutex::new(HashMap::with_hasher(RandomState::new())));
-        Self { hasher, shards, bytes: AtomicUsize::new(0), keys: AtomicUsize::new(0), writes }
+        Self {
+            hasher,
+            shards,
+            bytes: AtomicUsize::new(0),
+            keys: AtomicUsize::new(0),
+            writes,
+        }
     }
 
     fn shard(&self, key: &[u8]) -> Result<&Shard, Status> {
@@ -81,7 +87,10 @@ impl Namespace {
     /// The value under `key`, and the number of the write it came from.
     pub(crate) fn get(&self, key: &[u8]) -> Result<(Bytes, u32), Status> {
         let shard = lock(self.shard(key)?);
-        shard.get(key).map(|entry| (entry.value.clone(), entry.cas)).ok_or(Status::NotFound)
+        shard
+            .get(key)
+            .map(|entry| (entry.value.clone(), entry.cas))
+            .ok_or(Status::NotFound)
     }
 
     /// Writes `value` if `cas` is 0, or that of the present value, or there is none.
@@ -102,7 +111,10 @@ impl Namespace {
             self.bytes.fetch_sub(added, Ordering::Relaxed);
             return Err(Status::InternalFailure);
         }
-        let entry = Entry { value: Bytes::copy_from_slice(value), cas: self.next_write() };
+        let entry = Entry {
+            value: Bytes::copy_from_slice(value),
+            cas: self.next_write(),
+        };
         match old {
             Some(place) => {
                 *place = entry;
@@ -140,11 +152,19 @@ mod tests {
         let data = SharedData::default();
         let (one, other) = (data.namespace("a"), data.namespace("b"));
         assert_eq!(one.get(b"k"), Err(Status::NotFound));
-        assert_eq!(one.set(b"k", b"1", 77), Ok(()), "a compare on a missing key succeeds");
+        assert_eq!(
+            one.set(b"k", b"1", 77),
+            Ok(()),
+            "a compare on a missing key succeeds"
+        );
         assert_eq!(one.get(b"k"), Ok((Bytes::from("1"), 1)));
         assert_eq!(one.set(b"k", b"2", 9), Err(Status::CasMismatch));
         assert_eq!(one.set(b"k", b"2", 1), Ok(()));
-        assert_eq!(one.set(b"k", b"3", 1), Err(Status::CasMismatch), "the number is spent");
+        assert_eq!(
+            one.set(b"k", b"3", 1),
+            Err(Status::CasMismatch),
+            "the number is spent"
+        );
         assert_eq!(one.set(b"k", b"", 0), Ok(()));
         assert_eq!(data.namespace("a").get(b"k"), Ok((Bytes::new(), 3)));
         assert_eq!(other.get(b"k"), Err(Status::NotFound), "another vm_id");
@@ -155,14 +175,28 @@ mod tests {
         let data = SharedData::default();
         let namespace = data.namespace("a");
         let value = vec![0; SHARED_VALUE_BYTES_MAX];
-        assert_eq!(namespace.set(b"k", &[&value[..], b"1"].concat(), 0), Err(Status::InternalFailure));
+        assert_eq!(
+            namespace.set(b"k", &[&value[..], b"1"].concat(), 0),
+            Err(Status::InternalFailure)
+        );
         let mut stored = 0;
         while namespace.set(&[stored], &value, 0).is_ok() {
             stored += 1;
         }
-        assert_eq!(usize::from(stored), SHARED_DATA_BYTES_MAX / SHARED_VALUE_BYTES_MAX - 1);
-        assert_eq!(namespace.set(&[0], &value, 0), Ok(()), "replacing needs no room");
+        assert_eq!(
+            usize::from(stored),
+            SHARED_DATA_BYTES_MAX / SHARED_VALUE_BYTES_MAX - 1
+        );
+        assert_eq!(
+            namespace.set(&[0], &value, 0),
+            Ok(()),
+            "replacing needs no room"
+        );
         assert_eq!(namespace.set(&[0], b"", 0), Ok(()));
-        assert_eq!(namespace.set(&[stored], &value, 0), Ok(()), "room was given back");
+        assert_eq!(
+            namespace.set(&[stored], &value, 0),
+            Ok(()),
+            "room was given back"
+        );
     }
 }

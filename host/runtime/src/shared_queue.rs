@@ -48,7 +48,9 @@ struct Queue {
 impl Queues {
     fn queue(&mut self, id: u32) -> Result<&mut Queue, Status> {
         let index = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
-        index.and_then(|index| self.queues.get_mut(index)).ok_or(Status::NotFound)
+        index
+            .and_then(|index| self.queues.get_mut(index))
+            .ok_or(Status::NotFound)
     }
 }
 
@@ -57,25 +59,47 @@ impl SharedQueues {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn register(&self, vm_id: &str, name: &[u8], worker: u32, plugin: PluginId) -> Result<u32, Status> {
+    pub(crate) fn register(
+        &self,
+        vm_id: &str,
+        name: &[u8],
+        worker: u32,
+        plugin: PluginId,
+    ) -> Result<u32, Status> {
         let mut queues = self.lock();
         let key = (vm_id.to_owned(), name.into());
         if let Some(id) = queues.ids.get(&key).copied() {
-            queues.queue(id)?.target = QueueTarget { worker, plugin, queue: id };
+            queues.queue(id)?.target = QueueTarget {
+                worker,
+                plugin,
+                queue: id,
+            };
             return Ok(id);
         }
         if queues.queues.len() >= QUEUES_MAX {
             return Err(Status::InternalFailure);
         }
         let id = u32::try_from(queues.queues.len() + 1).map_err(|_| Status::InternalFailure)?;
-        let target = QueueTarget { worker, plugin, queue: id };
-        queues.queues.push(Queue { entries: VecDeque::new(), bytes: 0, target });
+        let target = QueueTarget {
+            worker,
+            plugin,
+            queue: id,
+        };
+        queues.queues.push(Queue {
+            entries: VecDeque::new(),
+            bytes: 0,
+            target,
+        });
         queues.ids.insert(key, id);
         Ok(id)
     }
 
     pub(crate) fn resolve(&self, vm_id: &str, name: &[u8]) -> Result<u32, Status> {
-        self.lock().ids.get(&(vm_id.to_owned(), name.into())).copied().ok_or(Status::NotFound)
+        self.lock()
+            .ids
+            .get(&(vm_id.to_owned(), name.into()))
+            .copied()
+            .ok_or(Status::NotFound)
     }
 
     /// Tells whom to notify.
@@ -108,13 +132,25 @@ mod tests {
         let queues = SharedQueues::default();
         assert_eq!(queues.resolve("a", b"q"), Err(Status::NotFound));
         assert_eq!(queues.register("a", b"q", 0, PluginId(1)), Ok(1));
-        assert_eq!(queues.register("b", b"q", 0, PluginId(2)), Ok(2), "another vm_id");
-        assert_eq!(queues.register("a", b"q", 1, PluginId(3)), Ok(1), "registering again");
+        assert_eq!(
+            queues.register("b", b"q", 0, PluginId(2)),
+            Ok(2),
+            "another vm_id"
+        );
+        assert_eq!(
+            queues.register("a", b"q", 1, PluginId(3)),
+            Ok(1),
+            "registering again"
+        );
         assert_eq!(queues.resolve("a", b"q"), Ok(1));
         assert_eq!(queues.dequeue(1), Err(Status::Empty));
         assert_eq!(queues.dequeue(0), Err(Status::NotFound));
         assert_eq!(queues.dequeue(3), Err(Status::NotFound));
-        let last = QueueTarget { worker: 1, plugin: PluginId(3), queue: 1 };
+        let last = QueueTarget {
+            worker: 1,
+            plugin: PluginId(3),
+            queue: 1,
+        };
         assert_eq!(queues.enqueue(1, b"x"), Ok(last));
         assert_eq!(queues.dequeue(1), Ok(Bytes::from("x")));
         for _ in 0..QUEUE_ENTRIES_MAX {

@@ -11,7 +11,10 @@ use crate::{
     callout::Answer,
     context::{Contexts, StreamContext},
     embedder::{Embedder, StreamToken},
-    limits::{Limits, LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, START_LOG_LINES, TABLE_ELEMENTS_MAX, TABLES_MAX},
+    limits::{
+        LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, START_LOG_LINES, TABLE_ELEMENTS_MAX,
+        TABLES_MAX,
+    },
     metrics::{Metric, Metrics},
     property::Properties,
     shared_data::{Namespace, SharedData},
@@ -112,7 +115,10 @@ pub(crate) struct Root {
 
 impl VmState {
     pub(crate) fn new(owner: Owner, abi: AbiVersion) -> Self {
-        let limiter = Limiter { memory_max: owner.spec.limits.memory_bytes, stats: Arc::clone(&owner.stats) };
+        let limiter = Limiter {
+            memory_max: owner.spec.limits.memory_bytes,
+            stats: Arc::clone(&owner.stats),
+        };
         Self {
             deadline: Deadline::start(&owner.spec.limits),
             owner,
@@ -164,7 +170,10 @@ impl VmState {
     pub(crate) fn wake(&mut self) {
         let Some(context) = self.stream() else { return };
         let token = context.stream.token;
-        let own = self.current.as_ref().is_some_and(|current| Rc::ptr_eq(&current.stream, &context.stream));
+        let own = self
+            .current
+            .as_ref()
+            .is_some_and(|current| Rc::ptr_eq(&current.stream, &context.stream));
         if !own && !self.wakes.contains(&token) {
             self.wakes.push(token);
         }
@@ -193,7 +202,12 @@ pub(crate) struct Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_max;
         if granted {
             self.stats.set_memory_bytes(desired);
@@ -203,7 +217,12 @@ impl ResourceLimiter for Limiter {
         Ok(granted)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS_MAX)
     }
 
@@ -239,14 +258,20 @@ impl Deadline {
     }
 
     fn new(cpu_ms: u64, wall_ms: u64) -> Self {
-        Self { cpu_ns_max: cpu_ms.saturating_mul(1_000_000), wall_ns_max: wall_ms.saturating_mul(1_000_000), began: None }
+        Self {
+            cpu_ns_max: cpu_ms.saturating_mul(1_000_000),
+            wall_ns_max: wall_ms.saturating_mul(1_000_000),
+            began: None,
+        }
     }
 
     /// At an epoch tick: one more, or the end.
     pub(crate) fn check(&mut self, embedder: &dyn Embedder) -> wasmtime::Result<UpdateDeadline> {
         let (cpu, wall) = (embedder.thread_cpu_ns(), embedder.monotonic_ns());
         let (cpu_began, wall_began) = *self.began.get_or_insert((cpu, wall));
-        if cpu.saturating_sub(cpu_began) >= self.cpu_ns_max || wall.saturating_sub(wall_began) >= self.wall_ns_max {
+        if cpu.saturating_sub(cpu_began) >= self.cpu_ns_max
+            || wall.saturating_sub(wall_began) >= self.wall_ns_max
+        {
             return Err(Ended(TrapKind::OutOfTime).into());
         }
         Ok(UpdateDeadline::Continue(1))
@@ -266,7 +291,9 @@ pub(crate) fn trap_kind(error: &wasmtime::Error) -> TrapKind {
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
-        Some(Trap::MemoryOutOfBounds | Trap::TableOutOfBounds | Trap::HeapMisaligned) => TrapKind::OutOfBounds,
+        Some(Trap::MemoryOutOfBounds | Trap::TableOutOfBounds | Trap::HeapMisaligned) => {
+            TrapKind::OutOfBounds
+        }
         Some(Trap::StackOverflow) => TrapKind::StackOverflow,
         Some(Trap::Interrupt) => TrapKind::OutOfTime,
         _ => TrapKind::Other,

@@ -8,16 +8,11 @@ use crate::abi::{Callback, TrapKind};
 
 const CALLBACKS: usize = Callback::ALL.len();
 
-/// Upper bounds of the latency buckets, ns: 250 ns, 500 ns, … doubling to 16 ms; the last bucket is open.
-pub const LATENCY_BOUNDS_NS: [u64; 17] = {
-    let mut bounds = [250; 17];
-    let mut at = 1;
-    while at < 17 {
-        bounds[at] = bounds[at - 1] * 2;
-        at += 1;
-    }
-    bounds
-};
+/// Upper bounds of the latency buckets, ns: doubling from 250 ns to 16 ms; the last bucket is open.
+pub const LATENCY_BOUNDS_NS: [u64; 17] = [
+    250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000,
+    1_024_000, 2_048_000, 4_096_000, 8_192_000, 16_384_000,
+];
 
 /// Counters of one plugin on one worker.
 #[derive(Debug, Default)]
@@ -72,7 +67,10 @@ impl PluginStats {
 
     /// VMs that broke, by why. [`TrapKind::OutOfTime`] are the time-outs.
     pub fn traps(&self) -> impl Iterator<Item = (TrapKind, u64)> + '_ {
-        TrapKind::ALL.into_iter().zip(&self.traps).map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+        TrapKind::ALL
+            .into_iter()
+            .zip(&self.traps)
+            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
     }
 
     /// Requests answered 503 or reset for want of a VM, or because they broke it.
@@ -107,7 +105,10 @@ impl PluginStats {
             .map(|(callback, latency)| LatencySnapshot {
                 callback: *callback,
                 calls: latency.calls.load(Ordering::Relaxed),
-                buckets: latency.buckets.each_ref().map(|bucket| bucket.load(Ordering::Relaxed)),
+                buckets: latency
+                    .buckets
+                    .each_ref()
+                    .map(|bucket| bucket.load(Ordering::Relaxed)),
                 sum_ns: latency.sum_ns.load(Ordering::Relaxed),
             })
             .collect()
@@ -122,7 +123,11 @@ impl PluginStats {
     }
 
     pub(crate) fn count_trap(&self, kind: TrapKind) {
-        if let Some(count) = TrapKind::ALL.iter().position(|k| *k == kind).and_then(|index| self.traps.get(index)) {
+        if let Some(count) = TrapKind::ALL
+            .iter()
+            .position(|k| *k == kind)
+            .and_then(|index| self.traps.get(index))
+        {
             add(count, 1);
         }
     }
@@ -149,13 +154,20 @@ impl PluginStats {
 
     /// Counts a call; tells its number, from 0.
     pub(crate) fn count_call(&self, callback: Callback) -> u64 {
-        self.callbacks.get(callback as usize).map_or(0, |latency| add(&latency.calls, 1))
+        self.callbacks
+            .get(callback as usize)
+            .map_or(0, |latency| add(&latency.calls, 1))
     }
 
     pub(crate) fn time_call(&self, callback: Callback, ns: u64) {
-        let Some(latency) = self.callbacks.get(callback as usize) else { return };
+        let Some(latency) = self.callbacks.get(callback as usize) else {
+            return;
+        };
         add(&latency.sum_ns, ns);
-        if let Some(bucket) = latency.buckets.get(LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns)) {
+        if let Some(bucket) = latency
+            .buckets
+            .get(LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns))
+        {
             add(bucket, 1);
         }
     }

@@ -25,8 +25,15 @@ pub(crate) struct StreamCell {
 
 impl StreamCell {
     pub(crate) fn new(exchange: Exchange, token: StreamToken, filters: usize) -> Self {
-        let filters = std::iter::repeat_with(FilterCell::default).take(filters).collect();
-        Self { exchange: RefCell::new(exchange), token, properties: RefCell::default(), filters }
+        let filters = std::iter::repeat_with(FilterCell::default)
+            .take(filters)
+            .collect();
+        Self {
+            exchange: RefCell::new(exchange),
+            token,
+            properties: RefCell::default(),
+            filters,
+        }
     }
 }
 
@@ -123,8 +130,14 @@ impl Asked {
     #[must_use]
     pub(crate) fn with_resume(self, direction: Direction, resume: bool) -> Self {
         match direction {
-            Direction::Request => Self { resume_request: resume, ..self },
-            Direction::Response => Self { resume_response: resume, ..self },
+            Direction::Request => Self {
+                resume_request: resume,
+                ..self
+            },
+            Direction::Response => Self {
+                resume_response: resume,
+                ..self
+            },
         }
     }
 }

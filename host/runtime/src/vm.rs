@@ -44,13 +44,15 @@ pub enum StartFailure {
 }
 
 type One = TypedFunc<u32, ()>;
+type Two = TypedFunc<(u32, u32), ()>;
+type Five = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// Callbacks that a module has.
 struct Exports {
-    context_create: Option<TypedFunc<(u32, u32), ()>>,
+    context_create: Option<Two>,
     tick: Option<One>,
-    http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
-    queue_ready: Option<TypedFunc<(u32, u32), ()>>,
+    http_call_response: Option<Five>,
+    queue_ready: Option<Two>,
     log: Option<One>,
     done: Option<TypedFunc<u32, u32>>,
     delete: Option<One>,
@@ -80,12 +82,21 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// Instantiates, starts and configures, in Envoy's order. Error lines that the plugin logged meanwhile come with a failure.
-    pub(crate) fn start(module: &Module, owner: Owner) -> Result<Rc<Self>, (StartFailure, Vec<String>)> {
-        let mut store = Store::new(module.instance().module().engine(), VmState::new(owner.clone(), module.abi_version()));
+    pub(crate) fn start(
+        module: &Module,
+        owner: Owner,
+    ) -> Result<Rc<Self>, (StartFailure, Vec<String>)> {
+        let mut store = Store::new(
+            module.instance().module().engine(),
+            VmState::new(owner.clone(), module.abi_version()),
+        );
         let result = Self::bring_up(module, &mut store, &owner);
         let log = store.data_mut().start_log.take().unwrap_or_default();
         match result {
-            Ok(exports) => Ok(Rc::new(Self { owner, live: RefCell::new(Some(Live { store, exports })) })),
+            Ok(exports) => Ok(Rc::new(Self {
+                owner,
+                live: RefCell::new(Some(Live { store, exports })),
+            })),
             Err(failure) => {
                 // What it began while it started ends with it.
                 owner.embedder.cancel_calls(owner.id);
@@ -96,48 +107,81 @@ impl Vm {
         }
     }
 
-    fn bring_up(module: &Module, store: &mut Store<VmState>, owner: &Owner) -> Result<Exports, StartFailure> {
+    fn bring_up(
+        module: &Module,
+        store: &mut Store<VmState>,
+        owner: &Owner,
+    ) -> Result<Exports, StartFailure> {
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| {
             let state = context.data_mut();
             state.deadline.check(state.owner.embedder.as_ref())
         });
         store.set_epoch_deadline(1);
-        let instance = module.instance().instantiate(store.as_context_mut()).map_err(|error| StartFailure::Instantiate(format!("{error:#}")))?;
+        let instance = module
+            .instance()
+            .instantiate(store.as_context_mut())
+            .map_err(|error| StartFailure::Instantiate(format!("{error:#}")))?;
         let memory = instance.get_memory(&mut *store, "memory");
-        let allocate = ["malloc", "proxy_on_memory_allocate"].iter().find_map(|name| function(&instance, store, name));
+        let allocate = ["malloc", "proxy_on_memory_allocate"]
+            .iter()
+            .find_map(|name| function(&instance, store, name));
         let state = store.data_mut();
         state.memory = memory;
         state.allocate = allocate.map(Rc::new);
 
         if let Some(initialize) = function::<(), ()>(&instance, store, "_initialize") {
-            begin(store, owner, Callback::VmStart, "_initialize", |store| initialize.call(store, ()))?;
+            begin(store, owner, Callback::VmStart, "_initialize", |store| {
+                initialize.call(store, ())
+            })?;
             if let Some(main) = function::<(u32, u32), u32>(&instance, store, "main") {
-                begin(store, owner, Callback::VmStart, "main", |store| main.call(store, (0, 0)))?;
+                begin(store, owner, Callback::VmStart, "main", |store| {
+                    main.call(store, (0, 0))
+                })?;
             } else if let Some(main) = function::<(), u32>(&instance, store, "__main_void") {
-                begin(store, owner, Callback::VmStart, "__main_void", |store| main.call(store, ()))?;
+                begin(store, owner, Callback::VmStart, "__main_void", |store| {
+                    main.call(store, ())
+                })?;
             }
         } else if let Some(start) = function::<(), ()>(&instance, store, "_start") {
-            begin(store, owner, Callback::VmStart, "_start", |store| start.call(store, ()))?;
+            begin(store, owner, Callback::VmStart, "_start", |store| {
+                start.call(store, ())
+            })?;
         }
         store.data_mut().mode = Mode::Running;
 
         let exports = Exports::find(&instance, store, module.abi_version());
         if let Some(create) = &exports.context_create {
-            begin(store, owner, Callback::VmStart, Callback::ContextCreate.name(), |store| create.call(store, (ROOT_CONTEXT, 0)))?;
+            begin(
+                store,
+                owner,
+                Callback::VmStart,
+                Callback::ContextCreate.name(),
+                |store| create.call(store, (ROOT_CONTEXT, 0)),
+            )?;
         }
         let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if let Some(vm_start) = function::<(u32, u32), u32>(&instance, store, Callback::VmStart.name()) {
+        if let Some(vm_start) =
+            function::<(u32, u32), u32>(&instance, store, Callback::VmStart.name())
+        {
             let arguments = (ROOT_CONTEXT, size(&owner.spec.vm_configuration));
             let callback = Callback::VmStart;
-            if begin(store, owner, callback, callback.name(), |store| vm_start.call(store, arguments))? == 0 {
+            if begin(store, owner, callback, callback.name(), |store| {
+                vm_start.call(store, arguments)
+            })? == 0
+            {
                 return Err(StartFailure::VmStartRefused);
             }
         }
-        if let Some(configure) = function::<(u32, u32), u32>(&instance, store, Callback::Configure.name()) {
+        if let Some(configure) =
+            function::<(u32, u32), u32>(&instance, store, Callback::Configure.name())
+        {
             let arguments = (ROOT_CONTEXT, size(&owner.spec.configuration));
             let callback = Callback::Configure;
-            if begin(store, owner, callback, callback.name(), |store| configure.call(store, arguments))? == 0 {
+            if begin(store, owner, callback, callback.name(), |store| {
+                configure.call(store, arguments)
+            })? == 0
+            {
                 return Err(StartFailure::ConfigurationRefused);
             }
         }
@@ -162,22 +206,33 @@ impl Vm {
         let mut guard = self.live.try_borrow_mut().map_err(|_| Broken)?;
         let live = guard.as_mut().ok_or(Broken)?;
         let stats = &self.owner.stats;
-        let sampled = stats.count_call(callback) % u64::from(LATENCY_SAMPLING) == 0;
-        let began = if sampled { self.owner.embedder.monotonic_ns() } else { 0 };
+        let sampled = stats
+            .count_call(callback)
+            .is_multiple_of(u64::from(LATENCY_SAMPLING));
+        let began = if sampled {
+            self.owner.embedder.monotonic_ns()
+        } else {
+            0
+        };
         live.store.data_mut().begin(callback, context);
         live.store.set_epoch_deadline(1);
         let result = run(&mut live.store, &live.exports);
         let state = live.store.data_mut();
         state.end();
         if sampled {
-            stats.time_call(callback, self.owner.embedder.monotonic_ns().saturating_sub(began));
+            stats.time_call(
+                callback,
+                self.owner.embedder.monotonic_ns().saturating_sub(began),
+            );
         }
         match result {
             Ok(value) => {
                 if !state.wakes.is_empty() {
                     let wakes = std::mem::take(&mut state.wakes);
                     drop(guard);
-                    wakes.into_iter().for_each(|token| self.owner.embedder.wake(token));
+                    wakes
+                        .into_iter()
+                        .for_each(|token| self.owner.embedder.wake(token));
                 }
                 Ok(value)
             }
@@ -191,12 +246,27 @@ impl Vm {
     }
 
     /// What follows a failure: streams marked and woken, callouts and timer ended, memory freed.
-    fn bury(&self, live: Option<Live>, callback: &'static str, error: &wasmtime::Error, context: Option<&StreamContext>) {
-        let Owner { id, spec, embedder, stats, .. } = &self.owner;
+    fn bury(
+        &self,
+        live: Option<Live>,
+        callback: &'static str,
+        error: &wasmtime::Error,
+        context: Option<&StreamContext>,
+    ) {
+        let Owner {
+            id,
+            spec,
+            embedder,
+            stats,
+            ..
+        } = &self.owner;
         let kind = trap_kind(error);
         stats.count_trap(kind);
         stats.set_memory_bytes(0);
-        let message = format!("{callback} failed: {}; the vm is dropped: {error:#}", kind.as_str());
+        let message = format!(
+            "{callback} failed: {}; the vm is dropped: {error:#}",
+            kind.as_str()
+        );
         embedder.log(spec, LogLevel::Error, message.as_bytes());
         let Some(mut live) = live else { return };
         let own = context.map(|context| context.stream.token);
@@ -211,13 +281,20 @@ impl Vm {
         drop(live);
         embedder.cancel_calls(*id);
         embedder.set_tick_period(*id, None);
-        wakes.into_iter().filter(|token| Some(*token) != own).for_each(|token| embedder.wake(token));
+        wakes
+            .into_iter()
+            .filter(|token| Some(*token) != own)
+            .for_each(|token| embedder.wake(token));
     }
 
     /// Makes the context of one filter in one exchange.
     pub(crate) fn create_context(&self, context: &StreamContext) -> Result<(), Broken> {
         self.enter(Callback::ContextCreate, Some(context), |store, exports| {
-            let id = store.data_mut().contexts.insert(context.clone()).ok_or(Ended(TrapKind::Other))?;
+            let id = store
+                .data_mut()
+                .contexts
+                .insert(context.clone())
+                .ok_or(Ended(TrapKind::Other))?;
             if let Ok(cell) = context.cell() {
                 cell.context.set(id);
             }
@@ -229,13 +306,23 @@ impl Vm {
     }
 
     /// Runs a phase callback: `size` is the number of headers, or the bytes of the body.
-    pub(crate) fn phase(&self, callback: Callback, context: &StreamContext, size: usize, end_of_stream: bool) -> Result<Action, Broken> {
+    pub(crate) fn phase(
+        &self,
+        callback: Callback,
+        context: &StreamContext,
+        size: usize,
+        end_of_stream: bool,
+    ) -> Result<Action, Broken> {
         let id = context.cell().map_or(0, |cell| cell.context.get());
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let number = self.enter(callback, Some(context), |store, exports| match exports.phase(callback) {
-            Some(Phase::Three(function)) => function.call(store, (id, size, u32::from(end_of_stream))),
-            Some(Phase::Two(function)) => function.call(store, (id, size)),
-            None => Ok(0),
+        let number = self.enter(callback, Some(context), |store, exports| {
+            match exports.phase(callback) {
+                Some(Phase::Three(function)) => {
+                    function.call(store, (id, size, u32::from(end_of_stream)))
+                }
+                Some(Phase::Two(function)) => function.call(store, (id, size)),
+                None => Ok(0),
+            }
         })?;
         Ok(match callback {
             Callback::RequestHeaders | Callback::ResponseHeaders => Action::of_headers(number),
@@ -246,44 +333,65 @@ impl Vm {
 
     pub(crate) fn log(&self, context: &StreamContext) -> Result<(), Broken> {
         let id = context.cell().map_or(0, |cell| cell.context.get());
-        self.enter(Callback::Log, Some(context), |store, exports| call_one(&exports.log, store, id))
-    }
-
-    /// Stream contexts end at once, whatever `proxy_on_done` answers, as in Envoy.
-    pub(crate) fn finish(&self, context: &StreamContext, callbacks: crate::abi::Callbacks) -> Result<(), Broken> {
-        let id = context.cell().map_or(0, |cell| cell.context.replace(0));
-        if callbacks.contains(Callback::Done) {
-            self.enter(Callback::Done, Some(context), |store, exports| match &exports.done {
-                Some(done) => done.call(store, id).map(|_| ()),
-                None => Ok(()),
-            })?;
-        }
-        let result = self.enter(Callback::Delete, Some(context), |store, exports| {
-            let result = call_one(&exports.delete, &mut *store, id);
-            store.data_mut().contexts.remove(id);
-            result
-        });
-        result
-    }
-
-    pub(crate) fn tick(&self) -> Result<(), Broken> {
-        self.enter(Callback::Tick, None, |store, exports| call_one(&exports.tick, store, ROOT_CONTEXT))
-    }
-
-    pub(crate) fn queue_ready(&self, queue: u32) -> Result<(), Broken> {
-        self.enter(Callback::QueueReady, None, |store, exports| match &exports.queue_ready {
-            Some(function) => function.call(store, (ROOT_CONTEXT, queue)),
-            None => Ok(()),
+        self.enter(Callback::Log, Some(context), |store, exports| {
+            call_one(&exports.log, store, id)
         })
     }
 
+    /// Stream contexts end at once, whatever `proxy_on_done` answers, as in Envoy.
+    pub(crate) fn finish(
+        &self,
+        context: &StreamContext,
+        callbacks: crate::abi::Callbacks,
+    ) -> Result<(), Broken> {
+        let id = context.cell().map_or(0, |cell| cell.context.replace(0));
+        if callbacks.contains(Callback::Done) {
+            self.enter(
+                Callback::Done,
+                Some(context),
+                |store, exports| match &exports.done {
+                    Some(done) => done.call(store, id).map(|_| ()),
+                    None => Ok(()),
+                },
+            )?;
+        }
+        self.enter(Callback::Delete, Some(context), |store, exports| {
+            let result = call_one(&exports.delete, &mut *store, id);
+            store.data_mut().contexts.remove(id);
+            result
+        })
+    }
+
+    pub(crate) fn tick(&self) -> Result<(), Broken> {
+        self.enter(Callback::Tick, None, |store, exports| {
+            call_one(&exports.tick, store, ROOT_CONTEXT)
+        })
+    }
+
+    pub(crate) fn queue_ready(&self, queue: u32) -> Result<(), Broken> {
+        self.enter(
+            Callback::QueueReady,
+            None,
+            |store, exports| match &exports.queue_ready {
+                Some(function) => function.call(store, (ROOT_CONTEXT, queue)),
+                None => Ok(()),
+            },
+        )
+    }
+
     /// An answer to a callout of another VM, or one that came twice, is dropped.
-    pub(crate) fn http_call_response(&self, id: CalloutId, response: HttpCallResponse) -> Result<(), Broken> {
+    pub(crate) fn http_call_response(
+        &self,
+        id: CalloutId,
+        response: HttpCallResponse,
+    ) -> Result<(), Broken> {
         let expected = match self.live.try_borrow_mut() {
             Ok(mut live) => live.as_mut().is_some_and(|live| {
                 let calls = &mut live.store.data_mut().root.calls;
                 let position = calls.iter().position(|call| *call == id.0);
-                position.map(|position| calls.swap_remove(position)).is_some()
+                position
+                    .map(|position| calls.swap_remove(position))
+                    .is_some()
             }),
             Err(_) => false,
         };
@@ -292,9 +400,17 @@ impl Vm {
         }
         let answer = Rc::new(Answer::from(response));
         let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
-        let arguments = (ROOT_CONTEXT, id.0, size(answer.headers.len()), size(answer.body.len()), size(answer.trailers.len()));
+        let arguments = (
+            ROOT_CONTEXT,
+            id.0,
+            size(answer.headers.len()),
+            size(answer.body.len()),
+            size(answer.trailers.len()),
+        );
         self.enter(Callback::HttpCallResponse, None, |store, exports| {
-            let Some(function) = &exports.http_call_response else { return Ok(()) };
+            let Some(function) = &exports.http_call_response else {
+                return Ok(());
+            };
             store.data_mut().root.answer = Some(answer);
             let result = function.call(&mut *store, arguments);
             store.data_mut().root.answer = None;
@@ -305,7 +421,9 @@ impl Vm {
     /// Asks the plugin to end; false means *not yet*, until it calls `proxy_done`.
     pub(crate) fn root_done(&self) -> Result<bool, Broken> {
         self.enter(Callback::Done, None, |store, exports| {
-            let Some(done) = &exports.done else { return Ok(true) };
+            let Some(done) = &exports.done else {
+                return Ok(true);
+            };
             store.data_mut().root.done_pending = true;
             let is_done = done.call(&mut *store, ROOT_CONTEXT)? != 0;
             Ok(is_done || store.data().root.done)
@@ -313,25 +431,40 @@ impl Vm {
     }
 
     pub(crate) fn root_delete(&self) -> Result<(), Broken> {
-        self.enter(Callback::Delete, None, |store, exports| call_one(&exports.delete, store, ROOT_CONTEXT))
+        self.enter(Callback::Delete, None, |store, exports| {
+            call_one(&exports.delete, store, ROOT_CONTEXT)
+        })
     }
 
     /// Whether `proxy_done` was called since the plugin was asked to end.
     pub(crate) fn is_done(&self) -> bool {
-        self.live.try_borrow().is_ok_and(|live| live.as_ref().is_some_and(|live| live.store.data().root.done))
+        self.live.try_borrow().is_ok_and(|live| {
+            live.as_ref()
+                .is_some_and(|live| live.store.data().root.done)
+        })
     }
 
     /// A property that the plugin set on its own context.
     pub(crate) fn root_property(&self, path: &[u8]) -> Option<bytes::Bytes> {
         let live = self.live.try_borrow().ok()?;
-        live.as_ref()?.store.data().root.properties.get(path).cloned()
+        live.as_ref()?
+            .store
+            .data()
+            .root
+            .properties
+            .get(path)
+            .cloned()
     }
 }
 
 impl Exports {
     fn find(instance: &Instance, store: &mut Store<VmState>, abi: AbiVersion) -> Self {
-        let three = |store: &mut Store<VmState>, callback: Callback| function(instance, store, callback.name()).map(Phase::Three);
-        let two = |store: &mut Store<VmState>, callback: Callback| function(instance, store, callback.name()).map(Phase::Two);
+        let three = |store: &mut Store<VmState>, callback: Callback| {
+            function(instance, store, callback.name()).map(Phase::Three)
+        };
+        let two = |store: &mut Store<VmState>, callback: Callback| {
+            function(instance, store, callback.name()).map(Phase::Two)
+        };
         let headers = |store: &mut Store<VmState>, callback| match abi {
             AbiVersion::V0_1_0 => two(store, callback),
             AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => three(store, callback),
@@ -367,7 +500,11 @@ impl Exports {
 }
 
 /// Signatures were checked when the module was loaded, so a missing function is one that the module does not export.
-fn function<P: WasmParams, R: WasmResults>(instance: &Instance, store: &mut Store<VmState>, name: &str) -> Option<TypedFunc<P, R>> {
+fn function<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<VmState>,
+    name: &str,
+) -> Option<TypedFunc<P, R>> {
     instance.get_typed_func(store, name).ok()
 }
 
@@ -391,11 +528,21 @@ fn begin<R>(
     store.set_epoch_deadline(1);
     let result = run(store);
     owner.stats.count_call(callback);
-    owner.stats.time_call(callback, owner.embedder.monotonic_ns().saturating_sub(began));
+    owner.stats.time_call(
+        callback,
+        owner.embedder.monotonic_ns().saturating_sub(began),
+    );
     result.map_err(|error| {
         let kind = trap_kind(&error);
         owner.stats.count_trap(kind);
-        owner.embedder.log(&owner.spec, LogLevel::Error, format!("{name} failed: {}: {error:#}", kind.as_str()).as_bytes());
-        StartFailure::Trap { callback: name, kind }
+        owner.embedder.log(
+            &owner.spec,
+            LogLevel::Error,
+            format!("{name} failed: {}: {error:#}", kind.as_str()).as_bytes(),
+        );
+        StartFailure::Trap {
+            callback: name,
+            kind,
+        }
     })
 }

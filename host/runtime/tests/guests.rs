@@ -1,4 +1,8 @@
 //! Small guests in WAT, driven through the public interface with an in-memory embedder.
+#![expect(
+    clippy::unwrap_used,
+    reason = "fixtures outside of test functions, which may panic as those do"
+)]
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,9 +17,11 @@ use std::{
 
 use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Chain, ConnectionInfo, Direction, Embedder, Exchange, FailurePolicy, FieldList, Fields as _, HttpCall,
-    HttpCallResponse, HttpStream, Limits, LoadError, LogLevel, Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress,
-    Protocol, QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status, StreamInfo, StreamToken, TrapKind,
+    CalloutError, CalloutId, Chain, ConnectionInfo, Direction, Embedder, Exchange, FailurePolicy,
+    FieldList, Fields as _, HttpCall, HttpCallResponse, HttpStream, Limits, LoadError, LogLevel,
+    Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget,
+    RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status, StreamInfo,
+    StreamToken, TrapKind,
 };
 
 // --- the embedder -------------------------------------------------------------------------------------------------------
@@ -49,7 +55,9 @@ impl Embedder for Memory {
         out.fill(0x5a);
     }
     fn log(&self, _: &PluginSpec, _: LogLevel, message: &[u8]) {
-        self.log.borrow_mut().push(String::from_utf8_lossy(message).into_owned());
+        self.log
+            .borrow_mut()
+            .push(String::from_utf8_lossy(message).into_owned());
     }
     fn log_level(&self) -> LogLevel {
         LogLevel::Trace
@@ -57,7 +65,12 @@ impl Embedder for Memory {
     fn set_tick_period(&self, _: PluginId, period: Option<Duration>) {
         self.tick_period.set(period);
     }
-    fn start_http_call(&self, _: PluginId, id: CalloutId, call: HttpCall) -> Result<(), CalloutError> {
+    fn start_http_call(
+        &self,
+        _: PluginId,
+        id: CalloutId,
+        call: HttpCall,
+    ) -> Result<(), CalloutError> {
         self.calls.borrow_mut().push((id, call));
         Ok(())
     }
@@ -82,7 +95,13 @@ impl Embedder for Memory {
 /// One engine for all tests: a process has address space for about thirty pools.
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new(RuntimeOptions { vms_max: 64, on_demand: false }).unwrap())
+    RUNTIME.get_or_init(|| {
+        Runtime::new(RuntimeOptions {
+            vms_max: 64,
+            on_demand: false,
+        })
+        .unwrap()
+    })
 }
 
 fn load(wat: &str) -> Result<Arc<Module>, LoadError> {
@@ -102,9 +121,19 @@ fn spec(name: &str) -> PluginSpec {
     }
 }
 
-fn start_with(spec: PluginSpec, wat: &str, embedder: &Rc<Memory>) -> Result<Rc<Plugin>, StartError> {
+fn start_with(
+    spec: PluginSpec,
+    wat: &str,
+    embedder: &Rc<Memory>,
+) -> Result<Rc<Plugin>, StartError> {
     let embedder: Rc<dyn Embedder> = Rc::<Memory>::clone(embedder);
-    Plugin::start(PluginId(1), load(wat).unwrap(), Arc::new(spec), Arc::default(), embedder)
+    Plugin::start(
+        PluginId(1),
+        load(wat).unwrap(),
+        Arc::new(spec),
+        Arc::default(),
+        embedder,
+    )
 }
 
 fn start(wat: &str, embedder: &Rc<Memory>) -> Rc<Plugin> {
@@ -120,7 +149,12 @@ fn list(fields: &[(&str, &str)]) -> FieldList {
 }
 
 fn exchange(fields: &[(&str, &str)]) -> Exchange {
-    let mut headers = list(&[(":method", "GET"), (":path", "/p"), (":authority", "h"), ("x-request-id", "0123456789abcdef")]);
+    let mut headers = list(&[
+        (":method", "GET"),
+        (":path", "/p"),
+        (":authority", "h"),
+        ("x-request-id", "0123456789abcdef"),
+    ]);
     for (name, value) in fields {
         headers.push(name.to_string(), value.to_string());
     }
@@ -156,7 +190,9 @@ fn answer(stream: &mut HttpStream, fields: &[(&str, &str)]) {
 fn header(stream: &HttpStream, name: &str) -> Option<String> {
     let exchange = stream.exchange();
     let headers = exchange.response_headers.as_ref()?;
-    headers.get(name.as_bytes()).map(|value| String::from_utf8_lossy(value).into_owned())
+    headers
+        .get(name.as_bytes())
+        .map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
 // --- guests -------------------------------------------------------------------------------------------------------------
@@ -207,18 +243,26 @@ const LIFECYCLE: &str = r#"
 fn the_lifecycle_has_envoy_s_order() {
     let embedder = Rc::new(Memory::default());
     let plugin = start(&guest("", LIFECYCLE), &embedder);
-    assert_eq!(embedder.log.take(), ["cre", "1create", "1vm_start", "1configure"]);
+    assert_eq!(
+        embedder.log.take(),
+        ["cre", "1create", "1vm_start", "1configure"]
+    );
     for id in 2..4 {
         let mut stream = stream(&[&plugin], &[]);
         assert_eq!(stream.request_headers(true), Progress::Continue);
         answer(&mut stream, &[(":status", "200")]);
         assert_eq!(stream.response_headers(true), Progress::Continue);
         stream.finish();
-        let expected = ["create", "request", "response", "log", "done", "delete"].map(|callback| format!("{id}{callback}"));
+        let expected = ["create", "request", "response", "log", "done", "delete"]
+            .map(|callback| format!("{id}{callback}"));
         assert_eq!(embedder.log.take(), expected);
     }
     drop(stream(&[&plugin], &[]));
-    assert_eq!(embedder.log.take(), ["4create", "4log", "4done", "4delete"], "a filter that was never entered logs, as in Envoy");
+    assert_eq!(
+        embedder.log.take(),
+        ["4create", "4log", "4done", "4delete"],
+        "a filter that was never entered logs, as in Envoy"
+    );
     plugin.shut_down();
     assert_eq!(embedder.log.take(), ["1done", "1delete"]);
     let mut stream = stream(&[&plugin], &[]);
@@ -276,23 +320,58 @@ fn a_vm_that_breaks_costs_one_request() {
     ] {
         for policy in [FailurePolicy::Closed, FailurePolicy::Open] {
             let embedder = Rc::new(Memory::default());
-            embedder.cpu_step_ns.set(6_000_000);
-            let plugin = start_with(PluginSpec { failure_policy: policy, ..spec("p") }, &hostile(), &embedder).unwrap();
+            // Only the one that loops uses up its time, however often the clock ticks.
+            embedder.cpu_step_ns.set(if kind == TrapKind::OutOfTime {
+                6_000_000
+            } else {
+                0
+            });
+            let plugin = start_with(
+                PluginSpec {
+                    failure_policy: policy,
+                    ..spec("p")
+                },
+                &hostile(),
+                &embedder,
+            )
+            .unwrap();
             for round in 1..3u64 {
                 let mut broken = stream(&[&plugin], &[("x-do", what)]);
-                assert_eq!(with_ticks(|| broken.request_headers(true)), Progress::Respond, "{what} {policy:?}");
+                assert_eq!(
+                    with_ticks(|| broken.request_headers(true)),
+                    Progress::Respond,
+                    "{what} {policy:?}"
+                );
                 assert_eq!(header(&broken, ":status").as_deref(), Some("503"));
-                assert_eq!(header(&broken, "content-type").as_deref(), Some("application/problem+json"));
-                assert_eq!(header(&broken, "x-policy-decision-id").as_deref(), Some("0123456789abcdef"));
+                assert_eq!(
+                    header(&broken, "content-type").as_deref(),
+                    Some("application/problem+json")
+                );
+                assert_eq!(
+                    header(&broken, "x-policy-decision-id").as_deref(),
+                    Some("0123456789abcdef")
+                );
                 let body = broken.take_local_body();
-                assert!(body.ends_with(br#""status":503,"decision_id":"0123456789abcdef"}"#), "{body:?}");
+                assert!(
+                    body.ends_with(br#""status":503,"decision_id":"0123456789abcdef"}"#),
+                    "{body:?}"
+                );
                 assert_eq!(broken.response_headers(false), Progress::Continue);
                 assert_eq!(broken.response_body(body.clone(), true), Progress::Continue);
                 assert_eq!(broken.take_response_body(), body);
                 broken.finish();
-                assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue, "the next one is served");
+                assert_eq!(
+                    stream(&[&plugin], &[]).request_headers(true),
+                    Progress::Continue,
+                    "the next one is served"
+                );
                 assert_eq!(plugin.stats().restarts(), round);
-                assert_eq!(plugin.stats().traps().find(|(k, _)| *k == kind), Some((kind, round)), "{what}: {:?}", embedder.log.borrow());
+                assert_eq!(
+                    plugin.stats().traps().find(|(k, _)| *k == kind),
+                    Some((kind, round)),
+                    "{what}: {:?}",
+                    embedder.log.borrow()
+                );
                 assert_eq!(plugin.stats().refused(), round);
             }
         }
@@ -308,7 +387,10 @@ fn a_throttled_guest_is_not_a_looping_one() {
         (i32.const 0))"#;
     let plugin = start(&guest("", body), &embedder);
     // Its CPU time stands still while many ticks pass.
-    assert_eq!(with_ticks(|| stream(&[&plugin], &[]).request_headers(true)), Progress::Continue);
+    assert_eq!(
+        with_ticks(|| stream(&[&plugin], &[]).request_headers(true)),
+        Progress::Continue
+    );
     assert_eq!(plugin.stats().restarts(), 0);
 }
 
@@ -323,14 +405,47 @@ fn the_memory_bound_is_obeyed_and_violated() {
         guest("", &body)
     };
     for (pages, expected) in [(14, Progress::Continue), (15, Progress::Respond)] {
-        let limits = Limits { memory_bytes: 16 << 16, ..Limits::default() };
-        let plugin = start_with(PluginSpec { limits, ..spec("p") }, &grow(pages), &Rc::default()).unwrap();
-        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "2 + {pages} pages of 16");
-        assert_eq!(plugin.stats().memory_denials(), u64::from(expected == Progress::Respond));
+        let limits = Limits {
+            memory_bytes: 16 << 16,
+            ..Limits::default()
+        };
+        let plugin = start_with(
+            PluginSpec {
+                limits,
+                ..spec("p")
+            },
+            &grow(pages),
+            &Rc::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            stream(&[&plugin], &[]).request_headers(true),
+            expected,
+            "2 + {pages} pages of 16"
+        );
+        assert_eq!(
+            plugin.stats().memory_denials(),
+            u64::from(expected == Progress::Respond)
+        );
     }
-    let limits = Limits { memory_bytes: 1 << 16, ..Limits::default() };
-    let error = start_with(PluginSpec { limits, ..spec("p") }, &grow(0), &Rc::default()).err().unwrap();
-    assert!(matches!(error.failure, StartFailure::Instantiate(_)), "{error}");
+    let limits = Limits {
+        memory_bytes: 1 << 16,
+        ..Limits::default()
+    };
+    let error = start_with(
+        PluginSpec {
+            limits,
+            ..spec("p")
+        },
+        &grow(0),
+        &Rc::default(),
+    )
+    .err()
+    .unwrap();
+    assert!(
+        matches!(error.failure, StartFailure::Instantiate(_)),
+        "{error}"
+    );
 }
 
 #[test]
@@ -344,23 +459,49 @@ fn a_start_that_fails_backs_off_and_says_why() {
             (drop (call $proxy_set_shared_data (i32.const 100) (i32.const 5) (i32.const 100) (i32.const 5) (i32.const 0)))
             (i32.const 1))
         (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable)"#;
-    let wat = guest(&(import("proxy_get_shared_data", 5) + &import("proxy_set_shared_data", 5)), body);
-    for (policy, expected) in [(FailurePolicy::Closed, Progress::Respond), (FailurePolicy::Open, Progress::Continue)] {
+    let wat = guest(
+        &(import("proxy_get_shared_data", 5) + &import("proxy_set_shared_data", 5)),
+        body,
+    );
+    for (policy, expected) in [
+        (FailurePolicy::Closed, Progress::Respond),
+        (FailurePolicy::Open, Progress::Continue),
+    ] {
         let embedder = Rc::new(Memory::default());
         let shared = Arc::new(Shared::default());
         let module = load(&wat).unwrap();
         let begin = || {
-            let spec = Arc::new(PluginSpec { failure_policy: policy, ..spec("p") });
-            Plugin::start(PluginId(1), Arc::clone(&module), spec, Arc::clone(&shared), Rc::<Memory>::clone(&embedder))
+            let spec = Arc::new(PluginSpec {
+                failure_policy: policy,
+                ..spec("p")
+            });
+            Plugin::start(
+                PluginId(1),
+                Arc::clone(&module),
+                spec,
+                Arc::clone(&shared),
+                Rc::<Memory>::clone(&embedder),
+            )
         };
         let plugin = begin().unwrap();
         let error = begin().err().unwrap();
         assert_eq!(error.failure, StartFailure::ConfigurationRefused);
         assert_eq!(error.log, ["bad key: x"]);
-        assert_eq!(error.to_string(), "plugin p: proxy_on_configure refused the configuration: bad key: x");
+        assert_eq!(
+            error.to_string(),
+            "plugin p: proxy_on_configure refused the configuration: bad key: x"
+        );
 
-        assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Respond, "the request that broke it, even when open");
-        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "{policy:?}");
+        assert_eq!(
+            stream(&[&plugin], &[]).request_headers(true),
+            Progress::Respond,
+            "the request that broke it, even when open"
+        );
+        assert_eq!(
+            stream(&[&plugin], &[]).request_headers(true),
+            expected,
+            "{policy:?}"
+        );
         assert_eq!(plugin.stats().start_failures(), 1);
         assert!(!plugin.is_ready());
         stream(&[&plugin], &[]).request_headers(true);
@@ -387,7 +528,11 @@ fn streams_of_a_broken_vm_are_woken_and_refused() {
     assert_eq!(paused.resume(Direction::Request), Progress::Respond);
     assert_eq!(header(&paused, ":status").as_deref(), Some("503"));
     plugin.on_tick();
-    assert_eq!(plugin.stats().traps().map(|(_, count)| count).sum::<u64>(), 1, "a broken vm is never entered again");
+    assert_eq!(
+        plugin.stats().traps().map(|(_, count)| count).sum::<u64>(),
+        1,
+        "a broken vm is never entered again"
+    );
 }
 
 // --- phases -------------------------------------------------------------------------------------------------------------
@@ -396,12 +541,22 @@ fn streams_of_a_broken_vm_are_woken_and_refused() {
 fn answering(letter: char, callback: &str, code: u16) -> String {
     let phase = |name: &str, mark: char, params: &str| {
         let act = if name == callback {
-            format!("(drop (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const -1)))")
+            format!(
+                "(drop (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const -1)))"
+            )
         } else {
             String::new()
         };
-        let result = if name.ends_with("log") || name.ends_with("tick") { "" } else { "(result i32)" };
-        let value = if result.is_empty() { "" } else { "(i32.const 0)" };
+        let result = if name.ends_with("log") || name.ends_with("tick") {
+            ""
+        } else {
+            "(result i32)"
+        };
+        let value = if result.is_empty() {
+            ""
+        } else {
+            "(i32.const 0)"
+        };
         format!(
             r#"(func (export "{name}") (param {params}) {result}
             (i32.store8 (i32.const 101) (i32.const {})) (call $say (i32.const 100) (i32.const 2)) {act} {value})"#,
@@ -416,7 +571,10 @@ fn answering(letter: char, callback: &str, code: u16) -> String {
         phase("proxy_on_log", 'l', "i32"),
         phase("proxy_on_tick", 't', "i32"),
     ];
-    guest(&import("proxy_send_local_response", 8), &format!(r#"(data (i32.const 100) "{letter}") {}"#, phases.concat()))
+    guest(
+        &import("proxy_send_local_response", 8),
+        &format!(r#"(data (i32.const 100) "{letter}") {}"#, phases.concat()),
+    )
 }
 
 /// Three filters, of which B answers from a phase: who is called, and what comes of it.
@@ -425,7 +583,8 @@ fn a_local_response_goes_back_the_way_the_request_came() {
     #[track_caller]
     fn check(callback: &str, expected: &[Progress], called: &str) {
         let embedder = Rc::new(Memory::default());
-        let plugins = [('A', ""), ('B', callback), ('C', "")].map(|(letter, callback)| start(&answering(letter, callback, 418), &embedder));
+        let plugins = [('A', ""), ('B', callback), ('C', "")]
+            .map(|(letter, callback)| start(&answering(letter, callback, 418), &embedder));
         let mut stream = stream(&plugins.each_ref(), &[]);
         let mut progress = vec![stream.request_headers(false)];
         if progress == [Progress::Continue] {
@@ -450,12 +609,36 @@ fn a_local_response_goes_back_the_way_the_request_came() {
         assert_eq!(embedder.log.take().join(" "), called, "{callback}");
     }
     use Progress::{Continue, Reset, Respond};
-    check("", &[Continue; 4], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl");
-    check("proxy_on_request_headers", &[Respond, Continue, Continue], "Aq Bq Bs As Bd Ad Al Bl Cl");
-    check("proxy_on_request_body", &[Continue, Respond, Continue, Continue], "Aq Bq Cq Ab Bb Cs Bs As Cd Bd Ad Al Bl Cl");
-    check("proxy_on_response_headers", &[Continue, Continue, Respond, Continue, Continue], "Aq Bq Cq Ab Bb Cb Cs Bs As Ad Al Bl Cl");
-    check("proxy_on_response_body", &[Continue, Continue, Continue, Reset], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Al Bl Cl");
-    check("proxy_on_log", &[Continue; 4], "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl");
+    check(
+        "",
+        &[Continue; 4],
+        "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl",
+    );
+    check(
+        "proxy_on_request_headers",
+        &[Respond, Continue, Continue],
+        "Aq Bq Bs As Bd Ad Al Bl Cl",
+    );
+    check(
+        "proxy_on_request_body",
+        &[Continue, Respond, Continue, Continue],
+        "Aq Bq Cq Ab Bb Cs Bs As Cd Bd Ad Al Bl Cl",
+    );
+    check(
+        "proxy_on_response_headers",
+        &[Continue, Continue, Respond, Continue, Continue],
+        "Aq Bq Cq Ab Bb Cb Cs Bs As Ad Al Bl Cl",
+    );
+    check(
+        "proxy_on_response_body",
+        &[Continue, Continue, Continue, Reset],
+        "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Al Bl Cl",
+    );
+    check(
+        "proxy_on_log",
+        &[Continue; 4],
+        "Aq Bq Cq Ab Bb Cb Cs Bs As Cd Bd Ad Al Bl Cl",
+    );
 }
 
 #[test]
@@ -464,13 +647,18 @@ fn an_answer_where_there_is_no_stream_does_nothing() {
     let plugin = start(&answering('A', "proxy_on_tick", 418), &embedder);
     plugin.on_tick();
     assert_eq!(embedder.log.take(), ["At"]);
-    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue);
+    assert_eq!(
+        stream(&[&plugin], &[]).request_headers(true),
+        Progress::Continue
+    );
 }
 
 #[test]
 fn the_first_answer_wins_and_codes_are_checked() {
     let send = |code: u32| {
-        format!("(call $told (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))")
+        format!(
+            "(call $told (call $proxy_send_local_response (i32.const {code}) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))"
+        )
     };
     let body = format!(
         r#"(func $told (param i32) (i32.store8 (i32.const 0) (i32.add (i32.const 48) (local.get 0))) (call $say (i32.const 0) (i32.const 1)))
@@ -478,21 +666,36 @@ fn the_first_answer_wins_and_codes_are_checked() {
         [199, 600, 65_736, 403, 500].map(send).concat()
     );
     let embedder = Rc::new(Memory::default());
-    let plugin = start(&guest(&import("proxy_send_local_response", 8), &body), &embedder);
+    let plugin = start(
+        &guest(&import("proxy_send_local_response", 8), &body),
+        &embedder,
+    );
     let mut stream = stream(&[&plugin], &[]);
     assert_eq!(stream.request_headers(true), Progress::Respond);
     assert_eq!(embedder.log.take(), ["2", "2", "2", "0", "0"]);
     assert_eq!(header(&stream, ":status").as_deref(), Some("403"));
     assert_eq!(header(&stream, "content-length").as_deref(), Some("0"));
-    assert_eq!(stream.request_body(Bytes::new(), true), Progress::Respond, "it is final");
+    assert_eq!(
+        stream.request_body(Bytes::new(), true),
+        Progress::Respond,
+        "it is final"
+    );
 }
 
 #[test]
 fn grpc_requests_get_trailers_only() {
-    let plugin = start(&answering('A', "proxy_on_request_headers", 403), &Rc::default());
+    let plugin = start(
+        &answering('A', "proxy_on_request_headers", 403),
+        &Rc::default(),
+    );
     let mut stream = stream(&[&plugin], &[("content-type", "application/grpc+proto")]);
     assert_eq!(stream.request_headers(false), Progress::Respond);
-    let expected = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "7"), ("grpc-message", "A")];
+    let expected = [
+        (":status", "200"),
+        ("content-type", "application/grpc"),
+        ("grpc-status", "7"),
+        ("grpc-message", "A"),
+    ];
     for (name, value) in expected {
         assert_eq!(header(&stream, name).as_deref(), Some(value), "{name}");
     }
@@ -516,42 +719,82 @@ const PAUSING: &str = r#"
 fn pauses_hold_and_let_go() {
     let embedder = Rc::new(Memory::default());
     let imports = import("proxy_set_effective_context", 1) + &import("proxy_continue_stream", 1);
-    let (pausing, plain) = (start(&guest(&imports, PAUSING), &embedder), start(&answering('A', "", 0), &embedder));
+    let (pausing, plain) = (
+        start(&guest(&imports, PAUSING), &embedder),
+        start(&answering('A', "", 0), &embedder),
+    );
     let mut stream = stream(&[&pausing, &plain], &[]);
     assert_eq!(stream.request_headers(false), Progress::Pause);
-    assert_eq!(stream.resume(Direction::Request), Progress::Pause, "nobody asked");
+    assert_eq!(
+        stream.resume(Direction::Request),
+        Progress::Pause,
+        "nobody asked"
+    );
     assert_eq!(embedder.log.take(), [""; 0]);
     pausing.on_tick();
     assert_eq!(embedder.woken.take(), [StreamToken(9)]);
     assert_eq!(stream.resume(Direction::Request), Progress::Continue);
     assert_eq!(embedder.log.take(), ["Aq"]);
 
-    assert_eq!(stream.request_body(Bytes::from("ab"), false), Progress::Pause);
-    assert_eq!(stream.request_body(Bytes::from("cd"), false), Progress::Pause);
+    assert_eq!(
+        stream.request_body(Bytes::from("ab"), false),
+        Progress::Pause
+    );
+    assert_eq!(
+        stream.request_body(Bytes::from("cd"), false),
+        Progress::Pause
+    );
     assert_eq!(embedder.log.take(), ["20", "40"], "the total is told");
     assert_eq!(stream.take_request_body(), "");
     pausing.on_tick();
     assert_eq!(stream.resume(Direction::Request), Progress::Continue);
     assert_eq!(stream.take_request_body(), "abcd");
     assert_eq!(embedder.log.take(), ["Ab"]);
-    assert_eq!(stream.request_body(Bytes::from("e"), false), Progress::Pause);
+    assert_eq!(
+        stream.request_body(Bytes::from("e"), false),
+        Progress::Pause
+    );
     stream.exchange_mut().request_trailers = Some(Box::new(list(&[("t", "1")])));
     assert_eq!(stream.request_trailers(), Progress::Pause);
     pausing.on_tick();
     assert_eq!(stream.resume(Direction::Request), Progress::Continue);
-    assert_eq!(stream.take_request_body(), "e", "trailers take the body along");
+    assert_eq!(
+        stream.take_request_body(),
+        "e",
+        "trailers take the body along"
+    );
 }
 
 #[test]
 fn a_pausing_filter_holds_no_more_than_its_bound() {
     let imports = import("proxy_set_effective_context", 1) + &import("proxy_continue_stream", 1);
-    let limits = Limits { body_bytes: 8, ..Limits::default() };
-    let body = PAUSING.replace("(result i32) (i32.const 1))\n    (func (export \"proxy_on_request_body", "(result i32) (i32.const 0))\n    (func (export \"proxy_on_request_body");
-    let plugin = start_with(PluginSpec { limits, ..spec("p") }, &guest(&imports, &body), &Rc::default()).unwrap();
+    let limits = Limits {
+        body_bytes: 8,
+        ..Limits::default()
+    };
+    let body = PAUSING.replace(
+        "(result i32) (i32.const 1))\n    (func (export \"proxy_on_request_body",
+        "(result i32) (i32.const 0))\n    (func (export \"proxy_on_request_body",
+    );
+    let plugin = start_with(
+        PluginSpec {
+            limits,
+            ..spec("p")
+        },
+        &guest(&imports, &body),
+        &Rc::default(),
+    )
+    .unwrap();
     let mut stream = stream(&[&plugin], &[]);
     assert_eq!(stream.request_headers(false), Progress::Continue);
-    assert_eq!(stream.request_body(Bytes::from("12345678"), false), Progress::Pause);
-    assert_eq!(stream.request_body(Bytes::from("9"), false), Progress::Respond);
+    assert_eq!(
+        stream.request_body(Bytes::from("12345678"), false),
+        Progress::Pause
+    );
+    assert_eq!(
+        stream.request_body(Bytes::from("9"), false),
+        Progress::Respond
+    );
     assert_eq!(header(&stream, ":status").as_deref(), Some("413"));
     assert_eq!(stream.take_request_body(), "");
 }
@@ -602,11 +845,21 @@ fn a_callout_s_answer_lets_a_request_go_on() {
         ("proxy_set_effective_context", 1),
         ("proxy_continue_stream", 1),
     ];
-    let wat = guest(&imports.map(|(name, params)| import(name, params)).concat(), &body);
-    let ok = HttpCallResponse::Answer { headers: list(&[(":status", "200")]), body: Bytes::from("keys"), trailers: FieldList::new() };
+    let wat = guest(
+        &imports.map(|(name, params)| import(name, params)).concat(),
+        &body,
+    );
+    let ok = HttpCallResponse::Answer {
+        headers: list(&[(":status", "200")]),
+        body: Bytes::from("keys"),
+        trailers: FieldList::new(),
+    };
     for (response, expected) in [
         (ok, &["200", "keys", ""][..]),
-        (HttpCallResponse::Timeout, &["504", "upstream request timeout", ""]),
+        (
+            HttpCallResponse::Timeout,
+            &["504", "upstream request timeout", ""],
+        ),
         (HttpCallResponse::Reset, &["reset"]),
     ] {
         let embedder = Rc::new(Memory::default());
@@ -614,7 +867,10 @@ fn a_callout_s_answer_lets_a_request_go_on() {
         let mut stream = stream(&[&plugin], &[]);
         assert_eq!(stream.request_headers(true), Progress::Pause);
         let (id, call) = embedder.calls.take().pop().unwrap();
-        assert_eq!((id, call.cluster.as_str(), call.timeout), (CalloutId(4), "c", Duration::from_millis(500)));
+        assert_eq!(
+            (id, call.cluster.as_str(), call.timeout),
+            (CalloutId(4), "c", Duration::from_millis(500))
+        );
         assert_eq!(call.headers.get(b":path"), Some(&b"/k"[..]));
         assert_eq!(embedder.log.take(), ["0"]);
         plugin.on_http_call_response(CalloutId(8), HttpCallResponse::Reset);
@@ -626,7 +882,15 @@ fn a_callout_s_answer_lets_a_request_go_on() {
     }
     // A cluster that the operator did not allow.
     let embedder = Rc::new(Memory::default());
-    let plugin = start_with(PluginSpec { clusters: vec![], ..spec("p") }, &wat, &embedder).unwrap();
+    let plugin = start_with(
+        PluginSpec {
+            clusters: vec![],
+            ..spec("p")
+        },
+        &wat,
+        &embedder,
+    )
+    .unwrap();
     stream(&[&plugin], &[]).request_headers(true);
     assert_eq!(embedder.log.take(), ["2"]);
 }
@@ -635,7 +899,10 @@ fn a_callout_s_answer_lets_a_request_go_on() {
 
 /// What a guest sees when it makes one hostcall in a request's headers. Arguments: `W` is a wild pointer or length, `L` the same in 64 bits.
 fn status_of(module: &str, name: &str, arguments: &str) -> String {
-    let types: String = arguments.split_whitespace().map(|a| if a == "L" { "i64 " } else { "i32 " }).collect();
+    let types: String = arguments
+        .split_whitespace()
+        .map(|a| if a == "L" { "i64 " } else { "i32 " })
+        .collect();
     let values: String = arguments
         .split_whitespace()
         .map(|argument| match argument {
@@ -646,7 +913,10 @@ fn status_of(module: &str, name: &str, arguments: &str) -> String {
         .collect();
     let (import, target) = match name {
         "proxy_log" => (String::new(), "$log"),
-        _ => (format!(r#"(import "{module}" "{name}" (func $f (param {types}) (result i32)))"#), "$f"),
+        _ => (
+            format!(r#"(import "{module}" "{name}" (func $f (param {types}) (result i32)))"#),
+            "$f",
+        ),
     };
     let body = format!(
         r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (local $status i32)
@@ -658,7 +928,11 @@ fn status_of(module: &str, name: &str, arguments: &str) -> String {
     );
     let embedder = Rc::new(Memory::default());
     let plugin = start(&guest(&import, &body), &embedder);
-    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue, "{name}");
+    assert_eq!(
+        stream(&[&plugin], &[]).request_headers(true),
+        Progress::Continue,
+        "{name}"
+    );
     assert_eq!(plugin.stats().restarts(), 0);
     let mut log = embedder.log.take();
     assert_eq!(log.len(), 1, "{name}: {log:?}");
@@ -737,7 +1011,11 @@ fn wild_pointers_are_refused() {
         ("proxy_get_metric", "W W", 1),
         ("pthread_equal", "W W", 1),
     ] {
-        assert_eq!(status_of("env", name, arguments), format!("{expected:02}"), "{name}({arguments})");
+        assert_eq!(
+            status_of("env", name, arguments),
+            format!("{expected:02}"),
+            "{name}({arguments})"
+        );
     }
 }
 
@@ -800,7 +1078,11 @@ fn wasi_answers_as_envoy_does() {
         ("sock_shutdown", "W W", 58),
     ] {
         for module in ["wasi_snapshot_preview1", "wasi_unstable"] {
-            assert_eq!(status_of(module, name, arguments), format!("{expected:02}"), "{module}.{name}({arguments})");
+            assert_eq!(
+                status_of(module, name, arguments),
+                format!("{expected:02}"),
+                "{module}.{name}({arguments})"
+            );
         }
     }
 }
@@ -831,20 +1113,49 @@ fn the_allocator_may_log_and_look_at_the_clock_but_nothing_else() {
                 (drop (call $pairs (i32.const 0) (i32.const 0) (i32.const 4))) (i32.const 0)))"#
         );
         let plugin = start(&wat, &Rc::default());
-        let expected = if allowed { Progress::Continue } else { Progress::Respond };
-        assert_eq!(stream(&[&plugin], &[]).request_headers(true), expected, "{name}");
-        let restricted = plugin.stats().traps().find(|(kind, _)| *kind == TrapKind::Restricted);
-        assert_eq!(restricted, Some((TrapKind::Restricted, u64::from(!allowed))), "{name}");
+        let expected = if allowed {
+            Progress::Continue
+        } else {
+            Progress::Respond
+        };
+        assert_eq!(
+            stream(&[&plugin], &[]).request_headers(true),
+            expected,
+            "{name}"
+        );
+        let restricted = plugin
+            .stats()
+            .traps()
+            .find(|(kind, _)| *kind == TrapKind::Restricted);
+        assert_eq!(
+            restricted,
+            Some((TrapKind::Restricted, u64::from(!allowed))),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn nothing_but_wasi_and_log_before_the_start() {
-    for (name, params, allowed) in [("proxy_get_current_time_nanoseconds", 1, true), ("proxy_set_tick_period_milliseconds", 1, false), ("proxy_define_metric", 4, false)] {
-        let body = format!(r#"(func (export "_initialize") (drop (call ${name} {})))"#, "(i32.const 8) ".repeat(params));
-        let result = start_with(spec("p"), &guest(&import(name, params), &body), &Rc::default());
+    for (name, params, allowed) in [
+        ("proxy_get_current_time_nanoseconds", 1, true),
+        ("proxy_set_tick_period_milliseconds", 1, false),
+        ("proxy_define_metric", 4, false),
+    ] {
+        let body = format!(
+            r#"(func (export "_initialize") (drop (call ${name} {})))"#,
+            "(i32.const 8) ".repeat(params)
+        );
+        let result = start_with(
+            spec("p"),
+            &guest(&import(name, params), &body),
+            &Rc::default(),
+        );
         let failure = result.err().map(|error| error.failure);
-        let expected = (!allowed).then_some(StartFailure::Trap { callback: "_initialize", kind: TrapKind::Restricted });
+        let expected = (!allowed).then_some(StartFailure::Trap {
+            callback: "_initialize",
+            kind: TrapKind::Restricted,
+        });
         assert_eq!(failure, expected, "{name}");
     }
 }
@@ -872,12 +1183,26 @@ fn header_maps_are_changed_in_place() {
         ("proxy_remove_header_map_value", 3),
     ];
     let embedder = Rc::new(Memory::default());
-    let plugin = start(&guest(&imports.map(|(name, params)| import(name, params)).concat(), body), &embedder);
-    let mut stream = stream(&[&plugin], &[("x-old", "1"), ("x-gone", "2"), ("x-old", "3")]);
+    let plugin = start(
+        &guest(
+            &imports.map(|(name, params)| import(name, params)).concat(),
+            body,
+        ),
+        &embedder,
+    );
+    let mut stream = stream(
+        &[&plugin],
+        &[("x-old", "1"), ("x-gone", "2"), ("x-old", "3")],
+    );
     assert_eq!(stream.request_headers(true), Progress::Continue);
     assert_eq!(embedder.log.take().concat(), "0000022");
     let mut fields = Vec::new();
-    stream.exchange().request_headers.for_each(&mut |name, value| fields.push(format!("{}={}", name.escape_ascii(), value.escape_ascii())));
+    stream
+        .exchange()
+        .request_headers
+        .for_each(&mut |name, value| {
+            fields.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()))
+        });
     assert_eq!(fields[4..], ["x-old=add", "x-add=add"]);
 }
 
@@ -892,10 +1217,23 @@ fn properties_pass_from_filter_to_filter() {
                 (then (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12)))))
             (i32.const 0))"#;
     let embedder = Rc::new(Memory::default());
-    let (set, get) = (start(&guest(&import("proxy_set_property", 4), set), &embedder), start(&guest(&import("proxy_get_property", 4), get), &embedder));
-    assert_eq!(stream(&[&set, &get], &[]).request_headers(true), Progress::Continue);
-    assert_eq!(stream(&[&get], &[]).request_headers(true), Progress::Continue);
-    assert_eq!(embedder.log.take(), ["alice"], "and no further than the exchange");
+    let (set, get) = (
+        start(&guest(&import("proxy_set_property", 4), set), &embedder),
+        start(&guest(&import("proxy_get_property", 4), get), &embedder),
+    );
+    assert_eq!(
+        stream(&[&set, &get], &[]).request_headers(true),
+        Progress::Continue
+    );
+    assert_eq!(
+        stream(&[&get], &[]).request_headers(true),
+        Progress::Continue
+    );
+    assert_eq!(
+        embedder.log.take(),
+        ["alice"],
+        "and no further than the exchange"
+    );
 }
 
 #[test]
@@ -903,7 +1241,10 @@ fn a_plugin_names_the_headers_it_owns() {
     let body = r#"(data (i32.const 100) "portcullis.owned_request_headers") (data (i32.const 140) "X-User\00bad name\00x-roles")
         (func (export "proxy_on_configure") (param i32 i32) (result i32)
             (i32.eqz (call $proxy_set_property (i32.const 100) (i32.const 32) (i32.const 140) (i32.const 23))))"#;
-    let plugin = start(&guest(&import("proxy_set_property", 4), body), &Rc::default());
+    let plugin = start(
+        &guest(&import("proxy_set_property", 4), body),
+        &Rc::default(),
+    );
     assert_eq!(plugin.owned_request_headers(), ["x-user", "x-roles"]);
 }
 
@@ -911,20 +1252,46 @@ fn a_plugin_names_the_headers_it_owns() {
 
 #[test]
 fn modules_that_cannot_be_served_are_refused_by_name() {
-    let refused = |wat: &str| load(wat).err().map(|error| error.to_string()).unwrap_or_default();
-    let module = |body: &str| format!(r#"(module {body} (memory (export "memory") 1) (func (export "malloc") (param i32) (result i32) (i32.const 8)))"#);
+    let refused = |wat: &str| {
+        load(wat)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    };
+    let module = |body: &str| {
+        format!(
+            r#"(module {body} (memory (export "memory") 1) (func (export "malloc") (param i32) (result i32) (i32.const 8)))"#
+        )
+    };
     assert!(refused(&module("")).starts_with("no known proxy-wasm abi version"));
     let marker = r#"(func (export "proxy_abi_version_0_2_0"))"#;
     let unknown = r#"(import "env" "proxy_get_secret" (func (param i32) (result i32)))"#;
-    assert_eq!(refused(&module(&format!("{unknown} {marker}"))), "unknown import env.proxy_get_secret (abi 0.2.0)");
+    assert_eq!(
+        refused(&module(&format!("{unknown} {marker}"))),
+        "unknown import env.proxy_get_secret (abi 0.2.0)"
+    );
     let newer = r#"(import "env" "proxy_get_log_level" (func (param i32) (result i32)))"#;
-    assert_eq!(refused(&module(&format!("{newer} {marker}"))), "unknown import env.proxy_get_log_level (abi 0.2.0)");
+    assert_eq!(
+        refused(&module(&format!("{newer} {marker}"))),
+        "unknown import env.proxy_get_log_level (abi 0.2.0)"
+    );
     let mistyped = r#"(import "env" "proxy_log" (func (param i64) (result i32)))"#;
     assert!(refused(&module(&format!("{mistyped} {marker}"))).contains("proxy_log"));
     let callback = r#"(func (export "proxy_on_tick") (param i32) (result i32) (i32.const 0))"#;
-    assert_eq!(refused(&module(&format!("{marker} {callback}"))), "export proxy_on_tick has signature (i32) -> (i32), not (i32) -> ()");
-    assert_eq!(refused(&format!(r#"(module {marker} (memory (export "memory") 1))"#)), "missing export: proxy_on_memory_allocate or malloc");
-    assert_eq!(refused(&format!("(module {marker})")), "missing export: memory");
+    assert_eq!(
+        refused(&module(&format!("{marker} {callback}"))),
+        "export proxy_on_tick has signature (i32) -> (i32), not (i32) -> ()"
+    );
+    assert_eq!(
+        refused(&format!(
+            r#"(module {marker} (memory (export "memory") 1))"#
+        )),
+        "missing export: proxy_on_memory_allocate or malloc"
+    );
+    assert_eq!(
+        refused(&format!("(module {marker})")),
+        "missing export: memory"
+    );
     assert!(runtime().load(b"<html>", &NoCache).is_err());
     assert_eq!(refused(&module(marker)), "");
 }
@@ -950,7 +1317,10 @@ fn abi_0_1_0_has_its_own_shape() {
     let embedder = Rc::new(Memory::default());
     let plugin = start(wat, &embedder);
     assert_eq!(embedder.log.take(), ["plugin configuration"]);
-    assert_eq!(stream(&[&plugin], &[]).request_headers(true), Progress::Continue);
+    assert_eq!(
+        stream(&[&plugin], &[]).request_headers(true),
+        Progress::Continue
+    );
 }
 
 #[derive(Default)]
@@ -970,13 +1340,28 @@ fn a_damaged_cache_entry_is_compiled_again() {
     let shelf = Shelf::default();
     let wasm = wat::parse_str(guest("", LIFECYCLE)).unwrap();
     let first = runtime().load(&wasm, &shelf).unwrap();
-    let (key, whole) = shelf.0.borrow().iter().next().map(|(key, bytes)| (key.clone(), bytes.clone())).unwrap();
+    let (key, whole) = shelf
+        .0
+        .borrow()
+        .iter()
+        .next()
+        .map(|(key, bytes)| (key.clone(), bytes.clone()))
+        .unwrap();
     assert!(key.starts_with(first.digest()), "{key}");
-    for damaged in [Vec::new(), whole[..40].to_vec(), whole[..whole.len() - 1].to_vec(), [&whole[..whole.len() - 1], b"\0"].concat()] {
+    for damaged in [
+        Vec::new(),
+        whole[..40].to_vec(),
+        whole[..whole.len() - 1].to_vec(),
+        [&whole[..whole.len() - 1], b"\0"].concat(),
+    ] {
         shelf.0.borrow_mut().insert(key.clone(), damaged);
         let module = runtime().load(&wasm, &shelf).unwrap();
         assert_eq!(module.callbacks(), first.callbacks());
-        assert_eq!(shelf.0.borrow().get(&key), Some(&whole), "and written again");
+        assert_eq!(
+            shelf.0.borrow().get(&key),
+            Some(&whole),
+            "and written again"
+        );
     }
     assert!(runtime().load(&wasm, &shelf).is_ok());
 }

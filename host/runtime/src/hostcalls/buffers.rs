@@ -24,7 +24,12 @@ impl Readable {
     fn len(&self) -> Result<usize, Failure> {
         Ok(match self {
             Self::Whole(bytes) => bytes.len(),
-            Self::Body(context, direction) => context.cell()?.body(*direction).try_borrow().map_err(|_| Status::InternalFailure)?.len(),
+            Self::Body(context, direction) => context
+                .cell()?
+                .body(*direction)
+                .try_borrow()
+                .map_err(|_| Status::InternalFailure)?
+                .len(),
             Self::Empty => 0,
         })
     }
@@ -38,41 +43,76 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
             Some((context, direction)) => Readable::Body(context, direction),
             None => Readable::Empty,
         },
-        BufferType::DownstreamData | BufferType::UpstreamData | BufferType::GrpcReceive | BufferType::CallData => Readable::Empty,
-        BufferType::HttpCallResponseBody => Readable::Whole(state.root.answer.as_ref().ok_or(Status::NotFound)?.body.clone()),
+        BufferType::DownstreamData
+        | BufferType::UpstreamData
+        | BufferType::GrpcReceive
+        | BufferType::CallData => Readable::Empty,
+        BufferType::HttpCallResponseBody => Readable::Whole(
+            state
+                .root
+                .answer
+                .as_ref()
+                .ok_or(Status::NotFound)?
+                .body
+                .clone(),
+        ),
         BufferType::VmConfiguration => Readable::Whole(state.owner.spec.vm_configuration.clone()),
-        BufferType::PluginConfiguration if configures(state.callback) => Readable::Whole(state.owner.spec.configuration.clone()),
+        BufferType::PluginConfiguration if configures(state.callback) => {
+            Readable::Whole(state.owner.spec.configuration.clone())
+        }
         BufferType::PluginConfiguration => return Err(Status::NotFound.into()),
     })
 }
 
 fn configures(callback: Callback) -> bool {
-    matches!(callback, Callback::Configure | Callback::VmStart | Callback::ContextCreate)
+    matches!(
+        callback,
+        Callback::Configure | Callback::VmStart | Callback::ContextCreate
+    )
 }
 
 /// The body of the stream acted on, while its phase lasts.
-fn body(call: &Call<'_>, buffer: BufferType) -> Result<Option<(StreamContext, Direction)>, Failure> {
+fn body(
+    call: &Call<'_>,
+    buffer: BufferType,
+) -> Result<Option<(StreamContext, Direction)>, Failure> {
     let (direction, open) = match buffer {
         BufferType::RequestBody => (Direction::Request, Open::REQUEST_BODY),
         _ => (Direction::Response, Open::RESPONSE_BODY),
     };
-    let Some(context) = call.stream() else { return Ok(None) };
+    let Some(context) = call.stream() else {
+        return Ok(None);
+    };
     let is_open = context.cell()?.open.get().has(open);
     Ok(is_open.then_some((context, direction)))
 }
 
-pub(super) fn buffer_bytes(call: &mut Call<'_>, buffer: u32, start: u32, max: u32, out: u32, out_len: u32) -> Result<(), Failure> {
+pub(super) fn buffer_bytes(
+    call: &mut Call<'_>,
+    buffer: u32,
+    start: u32,
+    max: u32,
+    out: u32,
+    out_len: u32,
+) -> Result<(), Failure> {
     let source = readable(call, buffer)?;
     let start = usize::try_from(start).map_err(|_| Status::BadArgument)?;
     let max = usize::try_from(max).map_err(|_| Status::BadArgument)?;
     let len = source.len()?.saturating_sub(start).min(max);
     match source {
         Readable::Whole(bytes) => {
-            let part = bytes.get(start..).and_then(|rest| rest.get(..len)).unwrap_or_default();
+            let part = bytes
+                .get(start..)
+                .and_then(|rest| rest.get(..len))
+                .unwrap_or_default();
             call.give(part, out, out_len)
         }
         Readable::Body(context, direction) => {
-            let body = context.cell()?.body(direction).try_borrow().map_err(|_| Status::InternalFailure)?;
+            let body = context
+                .cell()?
+                .body(direction)
+                .try_borrow()
+                .map_err(|_| Status::InternalFailure)?;
             call.give_with(len, out, out_len, |place| {
                 body.copy_to(start, place);
                 Some(())
@@ -82,28 +122,47 @@ pub(super) fn buffer_bytes(call: &mut Call<'_>, buffer: u32, start: u32, max: u3
     }
 }
 
-pub(super) fn buffer_status(call: &mut Call<'_>, buffer: u32, len: u32, flags: u32) -> Result<(), Failure> {
-    let size = u32::try_from(readable(call, buffer)?.len()?).map_err(|_| Status::InternalFailure)?;
+pub(super) fn buffer_status(
+    call: &mut Call<'_>,
+    buffer: u32,
+    len: u32,
+    flags: u32,
+) -> Result<(), Failure> {
+    let size =
+        u32::try_from(readable(call, buffer)?.len()?).map_err(|_| Status::InternalFailure)?;
     call.check_out(len)?;
     call.check_out(flags)?;
     call.write_u32(len, size)?;
     call.write_u32(flags, 0)
 }
 
-pub(super) fn set_buffer_bytes(call: &mut Call<'_>, buffer: u32, start: u32, size: u32, data: u32, len: u32) -> Result<(), Failure> {
+pub(super) fn set_buffer_bytes(
+    call: &mut Call<'_>,
+    buffer: u32,
+    start: u32,
+    size: u32,
+    data: u32,
+    len: u32,
+) -> Result<(), Failure> {
     let buffer = BufferType::from_u32(buffer).ok_or(Status::BadArgument)?;
     let data = call.bytes(data, len)?;
     let (context, direction) = match buffer {
-        BufferType::RequestBody | BufferType::ResponseBody => body(call, buffer)?.ok_or(Status::NotFound)?,
+        BufferType::RequestBody | BufferType::ResponseBody => {
+            body(call, buffer)?.ok_or(Status::NotFound)?
+        }
         // Immutable where it can be read, unavailable elsewhere.
         _ => return readable(call, buffer as u32).and(Err(Status::BadArgument.into())),
     };
     let cell = context.cell()?;
-    let mut body = cell.body(direction).try_borrow_mut().map_err(|_| Status::InternalFailure)?;
+    let mut body = cell
+        .body(direction)
+        .try_borrow_mut()
+        .map_err(|_| Status::InternalFailure)?;
     let start = usize::try_from(start).map_err(|_| Status::BadArgument)?;
     let size = usize::try_from(size).map_err(|_| Status::BadArgument)?;
     let drained = if start == 0 { size.min(body.len()) } else { 0 };
-    if body.len() - drained + data.len() > call.state().owner.spec.limits.body_bytes.max(body.len()) {
+    if body.len() - drained + data.len() > call.state().owner.spec.limits.body_bytes.max(body.len())
+    {
         return Err(Status::InternalFailure.into());
     }
     Ok(body.write(start, size, data)?)
@@ -111,5 +170,12 @@ pub(super) fn set_buffer_bytes(call: &mut Call<'_>, buffer: u32, start: u32, siz
 
 /// ABI 0.1.0 only.
 pub(super) fn configuration(call: &mut Call<'_>, out: u32, out_len: u32) -> Result<(), Failure> {
-    buffer_bytes(call, BufferType::PluginConfiguration as u32, 0, u32::MAX, out, out_len)
+    buffer_bytes(
+        call,
+        BufferType::PluginConfiguration as u32,
+        0,
+        u32::MAX,
+        out,
+        out_len,
+    )
 }

@@ -29,13 +29,18 @@ pub(super) fn http_call(
     out: u32,
 ) -> Result<(), Failure> {
     call.check_out(out)?;
-    let cluster = std::str::from_utf8(call.bytes(cluster, cluster_len)?).map_err(|_| Status::BadArgument)?.to_owned();
+    let cluster = std::str::from_utf8(call.bytes(cluster, cluster_len)?)
+        .map_err(|_| Status::BadArgument)?
+        .to_owned();
     let headers = list(call.bytes(headers, headers_len)?)?;
     let body = Bytes::copy_from_slice(call.bytes(body, body_len)?);
     let trailers = list(call.bytes(trailers, trailers_len)?)?;
     call.write_u32(out, 0)?;
     let state = call.state_mut();
-    if !state.owner.spec.clusters.contains(&cluster) || !is_complete(&headers) || body.len() > CALLOUT_BODY_BYTES_MAX {
+    if !state.owner.spec.clusters.contains(&cluster)
+        || !is_complete(&headers)
+        || body.len() > CALLOUT_BODY_BYTES_MAX
+    {
         return Err(Status::BadArgument.into());
     }
     if state.root.calls.len() >= CALLOUTS_MAX {
@@ -46,8 +51,18 @@ pub(super) fn http_call(
         return Err(Status::InternalFailure.into());
     }
     let timeout = Duration::from_millis(u64::from(timeout_ms.clamp(1, CALLOUT_TIMEOUT_MS_MAX)));
-    let request = HttpCall { cluster, headers, body, trailers, timeout };
-    state.owner.embedder.start_http_call(state.owner.id, CalloutId(id), request).map_err(Status::from)?;
+    let request = HttpCall {
+        cluster,
+        headers,
+        body,
+        trailers,
+        timeout,
+    };
+    state
+        .owner
+        .embedder
+        .start_http_call(state.owner.id, CalloutId(id), request)
+        .map_err(Status::from)?;
     state.root.calls.push(id);
     call.write_u32(out, id)
 }
@@ -55,7 +70,10 @@ pub(super) fn http_call(
 fn list(pairs: &[u8]) -> Result<FieldList, Status> {
     let mut list = FieldList::new();
     for (name, value) in checked_pairs(pairs)? {
-        list.push(Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+        list.push(
+            Bytes::copy_from_slice(name.as_bytes()),
+            Bytes::copy_from_slice(value),
+        );
     }
     Ok(list)
 }

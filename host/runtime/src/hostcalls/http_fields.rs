@@ -40,7 +40,12 @@ impl Source {
     fn find(call: &Call<'_>, map: MapType) -> Result<Self, Status> {
         match map {
             MapType::HttpCallResponseHeaders | MapType::HttpCallResponseTrailers => {
-                let answer = call.state().root.answer.as_ref().ok_or(Status::BadArgument)?;
+                let answer = call
+                    .state()
+                    .root
+                    .answer
+                    .as_ref()
+                    .ok_or(Status::BadArgument)?;
                 Ok(Self::Answer(Rc::clone(answer), map))
             }
             _ => Ok(Self::Stream(call.stream().ok_or(Status::BadArgument)?, map)),
@@ -60,19 +65,34 @@ fn known(map: u32) -> Result<MapType, Status> {
     MapType::from_u32(map).ok_or(Status::BadArgument)
 }
 
-pub(super) fn header_map_value(call: &mut Call<'_>, map: u32, key: u32, key_len: u32, out: u32, out_len: u32) -> Result<(), Failure> {
+pub(super) fn header_map_value(
+    call: &mut Call<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+    out: u32,
+    out_len: u32,
+) -> Result<(), Failure> {
     let map = known(map)?;
     let name = Name::new(call.bytes(key, key_len)?);
     let source = Source::find(call, map)?;
     let lent = source.lend()?;
-    match name.as_ref().and_then(|name| lent.fields().get(name.as_bytes())) {
+    match name
+        .as_ref()
+        .and_then(|name| lent.fields().get(name.as_bytes()))
+    {
         Some(value) => call.give(value, out, out_len),
         None if call.state().abi == AbiVersion::V0_1_0 => call.give(&[], out, out_len),
         None => Err(Status::NotFound.into()),
     }
 }
 
-pub(super) fn header_map_pairs(call: &mut Call<'_>, map: u32, out: u32, out_len: u32) -> Result<(), Failure> {
+pub(super) fn header_map_pairs(
+    call: &mut Call<'_>,
+    map: u32,
+    out: u32,
+    out_len: u32,
+) -> Result<(), Failure> {
     let map = known(map)?;
     let source = Source::find(call, map);
     let lent = match &source {
@@ -82,7 +102,9 @@ pub(super) fn header_map_pairs(call: &mut Call<'_>, map: u32, out: u32, out_len:
     match lent {
         Ok(lent) if !lent.fields().is_empty() => {
             let fields = lent.fields();
-            call.give_with(pairs::encoded_len(fields), out, out_len, |place| pairs::encode(fields, place))
+            call.give_with(pairs::encoded_len(fields), out, out_len, |place| {
+                pairs::encode(fields, place)
+            })
         }
         Ok(_) | Err(Status::BadArgument) => call.give(&[], out, out_len),
         Err(status) => Err(status.into()),
@@ -91,30 +113,59 @@ pub(super) fn header_map_pairs(call: &mut Call<'_>, map: u32, out: u32, out_len:
 
 pub(super) fn header_map_size(call: &mut Call<'_>, map: u32, out: u32) -> Result<(), Failure> {
     let map = known(map)?;
-    let size = call.stream().ok_or(Status::BadArgument)?.map_mut(map)?.byte_size();
+    let size = call
+        .stream()
+        .ok_or(Status::BadArgument)?
+        .map_mut(map)?
+        .byte_size();
     call.write_u32(out, u32::try_from(size).unwrap_or(u32::MAX))
 }
 
-pub(super) fn add_header_map_value(call: &mut Call<'_>, map: u32, key: u32, key_len: u32, value: u32, len: u32) -> Result<(), Failure> {
+pub(super) fn add_header_map_value(
+    call: &mut Call<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+    value: u32,
+    len: u32,
+) -> Result<(), Failure> {
     change(call, map, key, key_len, |call, fields, name| {
         let value = call.bytes(value, len)?;
         check(fields, name, value)?;
         // A pseudo-header stands once.
         let is_pseudo = name.starts_with(b":");
-        let added = if is_pseudo { fields.replace(name, value) } else { fields.add(name, value) };
+        let added = if is_pseudo {
+            fields.replace(name, value)
+        } else {
+            fields.add(name, value)
+        };
         added.map_err(|_| Status::BadArgument.into())
     })
 }
 
-pub(super) fn replace_header_map_value(call: &mut Call<'_>, map: u32, key: u32, key_len: u32, value: u32, len: u32) -> Result<(), Failure> {
+pub(super) fn replace_header_map_value(
+    call: &mut Call<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+    value: u32,
+    len: u32,
+) -> Result<(), Failure> {
     change(call, map, key, key_len, |call, fields, name| {
         let value = call.bytes(value, len)?;
         check(fields, name, value)?;
-        fields.replace(name, value).map_err(|_| Status::BadArgument.into())
+        fields
+            .replace(name, value)
+            .map_err(|_| Status::BadArgument.into())
     })
 }
 
-pub(super) fn remove_header_map_value(call: &mut Call<'_>, map: u32, key: u32, key_len: u32) -> Result<(), Failure> {
+pub(super) fn remove_header_map_value(
+    call: &mut Call<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+) -> Result<(), Failure> {
     change(call, map, key, key_len, |_, fields, name| {
         fields.remove(name);
         Ok(())
@@ -137,20 +188,30 @@ fn change(
 
 /// Whether one more field is valid and fits.
 fn check(fields: &dyn Fields, name: &[u8], value: &[u8]) -> Result<(), Status> {
-    check_name(name).and_then(|()| check_value(name, value)).map_err(|_| Status::BadArgument)?;
-    let fits = fields.len() < HEADERS_MAX && fields.byte_size() + name.len() + value.len() <= HEADER_BYTES_MAX;
+    check_name(name)
+        .and_then(|()| check_value(name, value))
+        .map_err(|_| Status::BadArgument)?;
+    let fits = fields.len() < HEADERS_MAX
+        && fields.byte_size() + name.len() + value.len() <= HEADER_BYTES_MAX;
     fits.then_some(()).ok_or(Status::BadArgument)
 }
 
 /// All or nothing: a map with one bad pair changes nothing.
-pub(super) fn set_header_map_pairs(call: &mut Call<'_>, map: u32, pairs: u32, len: u32) -> Result<(), Failure> {
+pub(super) fn set_header_map_pairs(
+    call: &mut Call<'_>,
+    map: u32,
+    pairs: u32,
+    len: u32,
+) -> Result<(), Failure> {
     let map = known(map)?;
     let pairs = checked_pairs(call.bytes(pairs, len)?)?;
     let context = call.stream().ok_or(Status::BadArgument)?;
     let mut fields = context.map_mut(map)?;
     fields.clear();
     for (name, value) in pairs {
-        fields.add(name.as_bytes(), value).map_err(|_| Status::BadArgument)?;
+        fields
+            .add(name.as_bytes(), value)
+            .map_err(|_| Status::BadArgument)?;
     }
     Ok(())
 }
@@ -163,8 +224,14 @@ pub(super) fn checked_pairs(bytes: &[u8]) -> Result<Vec<(Name, &[u8])>, Status> 
     }
     let check = |(name, value)| {
         let name = Name::new(name)?;
-        check_name(name.as_bytes()).and_then(|()| check_value(name.as_bytes(), value)).ok()?;
+        check_name(name.as_bytes())
+            .and_then(|()| check_value(name.as_bytes(), value))
+            .ok()?;
         Some((name, value))
     };
-    pairs.into_iter().map(check).collect::<Option<_>>().ok_or(Status::BadArgument)
+    pairs
+        .into_iter()
+        .map(check)
+        .collect::<Option<_>>()
+        .ok_or(Status::BadArgument)
 }

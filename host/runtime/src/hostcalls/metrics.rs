@@ -9,13 +9,24 @@ use crate::{
     metrics::Metric,
 };
 
-pub(super) fn define_metric(call: &mut Call<'_>, kind: u32, name: u32, len: u32, out: u32) -> Result<(), Failure> {
+pub(super) fn define_metric(
+    call: &mut Call<'_>,
+    kind: u32,
+    name: u32,
+    len: u32,
+    out: u32,
+) -> Result<(), Failure> {
     let kind = MetricKind::from_u32(kind).ok_or(Status::BadArgument)?;
     call.check_out(out)?;
     if call.state().metrics.len() >= METRIC_IDS_MAX {
         return Err(Status::InternalFailure.into());
     }
-    let metric = call.state().owner.shared.metrics.define(kind, call.bytes(name, len)?)?;
+    let metric = call
+        .state()
+        .owner
+        .shared
+        .metrics
+        .define(kind, call.bytes(name, len)?)?;
     let metrics = &mut call.state_mut().metrics;
     metrics.push(metric);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
@@ -23,8 +34,12 @@ pub(super) fn define_metric(call: &mut Call<'_>, kind: u32, name: u32, len: u32,
 }
 
 fn find<'a>(call: &'a Call<'_>, id: u32) -> Result<&'a Arc<Metric>, Status> {
-    let index = usize::try_from(id >> 2).ok().and_then(|number| number.checked_sub(1));
-    index.and_then(|index| call.state().metrics.get(index)).ok_or(Status::NotFound)
+    let index = usize::try_from(id >> 2)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
+    index
+        .and_then(|index| call.state().metrics.get(index))
+        .ok_or(Status::NotFound)
 }
 
 pub(super) fn increment_metric(call: &mut Call<'_>, id: u32, delta: i64) -> Result<(), Failure> {

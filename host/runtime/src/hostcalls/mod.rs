@@ -86,7 +86,12 @@ fn answer<R: Reply>(
     match run(&mut call) {
         Ok(reply) => Ok(reply.number()),
         Err(Failure::Status(status)) => {
-            tracing::trace!(plugin = call.state().owner.spec.name, hostcall = name, ?status, "hostcall refused");
+            tracing::trace!(
+                plugin = call.state().owner.spec.name,
+                hostcall = name,
+                ?status,
+                "hostcall refused"
+            );
             Ok(R::of_status(status))
         }
         Err(Failure::Trap(kind)) => Err(Ended(kind).into()),
@@ -156,7 +161,9 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
     if abi == AbiVersion::V0_2_1 {
         table! { linker, "env"; Always "proxy_get_log_level" system::log_level, (out: u32); }
     }
-    linker.func_wrap("env", "pthread_equal", |left: u32, right: u32| u32::from(left == right))?;
+    linker.func_wrap("env", "pthread_equal", |left: u32, right: u32| {
+        u32::from(left == right)
+    })?;
     linker.func_wrap("env", "emscripten_notify_memory_growth", |_: u32| {})?;
     wasi::register(linker)
 }
@@ -217,7 +224,13 @@ impl Call<'_> {
     }
 
     /// The same, for a value of `len` bytes that `fill` writes in place.
-    fn give_with(&mut self, len: usize, out: u32, out_len: u32, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Result<(), Failure> {
+    fn give_with(
+        &mut self,
+        len: usize,
+        out: u32,
+        out_len: u32,
+        fill: impl FnOnce(&mut [u8]) -> Option<()>,
+    ) -> Result<(), Failure> {
         self.check_out(out)?;
         self.check_out(out_len)?;
         let len = u32::try_from(len).map_err(|_| Status::InternalFailure)?;
@@ -232,7 +245,12 @@ impl Call<'_> {
 
     /// Asks the guest for memory. Its allocator runs restricted: re-entry through it is the classic hole.
     fn allocate(&mut self, len: u32) -> Result<u32, Failure> {
-        let allocate = self.state().allocate.as_ref().map(Rc::clone).ok_or(Status::InternalFailure)?;
+        let allocate = self
+            .state()
+            .allocate
+            .as_ref()
+            .map(Rc::clone)
+            .ok_or(Status::InternalFailure)?;
         let mode = std::mem::replace(&mut self.state_mut().mode, Mode::Allocating);
         let result = allocate.call(&mut self.caller, len);
         self.state_mut().mode = mode;

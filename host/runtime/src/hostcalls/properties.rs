@@ -7,7 +7,13 @@ use crate::{
     property,
 };
 
-pub(super) fn property(call: &mut Call<'_>, path: u32, path_len: u32, out: u32, out_len: u32) -> Result<(), Failure> {
+pub(super) fn property(
+    call: &mut Call<'_>,
+    path: u32,
+    path_len: u32,
+    out: u32,
+    out_len: u32,
+) -> Result<(), Failure> {
     let context = call.stream();
     let spec = std::sync::Arc::clone(&call.state().owner.spec);
     let path = call.bytes(path, path_len)?;
@@ -18,7 +24,13 @@ pub(super) fn property(call: &mut Call<'_>, path: u32, path_len: u32, out: u32, 
         return match property::find(path, &spec, None) {
             Ok(value) => call.give(value.as_bytes(), out, out_len),
             Err(Status::NotFound) => {
-                let value = call.state().root.properties.get(path).cloned().ok_or(Status::NotFound)?;
+                let value = call
+                    .state()
+                    .root
+                    .properties
+                    .get(path)
+                    .cloned()
+                    .ok_or(Status::NotFound)?;
                 call.give(&value, out, out_len)
             }
             Err(status) => Err(status.into()),
@@ -28,7 +40,11 @@ pub(super) fn property(call: &mut Call<'_>, path: u32, path_len: u32, out: u32, 
     match property::find(path, &spec, Some(&exchange)) {
         Ok(value) => call.give(value.as_bytes(), out, out_len),
         Err(Status::NotFound) => {
-            let properties = context.stream.properties.try_borrow().map_err(|_| Status::InternalFailure)?;
+            let properties = context
+                .stream
+                .properties
+                .try_borrow()
+                .map_err(|_| Status::InternalFailure)?;
             let value = properties.get(path).cloned().ok_or(Status::NotFound)?;
             call.give(&value, out, out_len)
         }
@@ -36,7 +52,13 @@ pub(super) fn property(call: &mut Call<'_>, path: u32, path_len: u32, out: u32, 
     }
 }
 
-pub(super) fn set_property(call: &mut Call<'_>, path: u32, path_len: u32, value: u32, len: u32) -> Result<(), Failure> {
+pub(super) fn set_property(
+    call: &mut Call<'_>,
+    path: u32,
+    path_len: u32,
+    value: u32,
+    len: u32,
+) -> Result<(), Failure> {
     let context = call.stream();
     let (memory, state) = call.parts();
     let path = crate::memory::slice(memory, path, path_len)?;
@@ -45,7 +67,12 @@ pub(super) fn set_property(call: &mut Call<'_>, path: u32, path_len: u32, value:
         return Err(Status::BadArgument.into());
     }
     match context {
-        Some(context) => context.stream.properties.try_borrow_mut().map_err(|_| Status::InternalFailure)?.set(path, value)?,
+        Some(context) => context
+            .stream
+            .properties
+            .try_borrow_mut()
+            .map_err(|_| Status::InternalFailure)?
+            .set(path, value)?,
         None => state.root.properties.set(path, value)?,
     }
     Ok(())

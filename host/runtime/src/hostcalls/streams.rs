@@ -31,22 +31,40 @@ pub(super) fn send_local_response(
     call.bytes(details, details_len)?;
     let body = call.bytes(body, body_len)?;
     let pairs = checked_pairs(call.bytes(headers, headers_len)?)?;
-    let status = u16::try_from(code).ok().filter(|code| (200..=599).contains(code)).ok_or(Status::BadArgument)?;
+    let status = u16::try_from(code)
+        .ok()
+        .filter(|code| (200..=599).contains(code))
+        .ok_or(Status::BadArgument)?;
     if body.len() > LOCAL_BODY_BYTES_MAX {
         return Err(Status::BadArgument.into());
     }
-    let Some(context) = call.stream() else { return Ok(()) };
+    let Some(context) = call.stream() else {
+        return Ok(());
+    };
     let cell = context.cell()?;
-    let mut local = cell.local.try_borrow_mut().map_err(|_| Status::InternalFailure)?;
+    let mut local = cell
+        .local
+        .try_borrow_mut()
+        .map_err(|_| Status::InternalFailure)?;
     if local.is_some() || cell.open.get().has(Open::LOG) {
         return Ok(());
     }
     let mut headers = FieldList::new();
     for (name, value) in pairs {
-        headers.push(Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+        headers.push(
+            Bytes::copy_from_slice(name.as_bytes()),
+            Bytes::copy_from_slice(value),
+        );
     }
-    let grpc_status = u8::try_from(grpc_status).ok().filter(|status| *status <= 16);
-    *local = Some(LocalResponse { status, headers, body: Bytes::copy_from_slice(body), grpc_status });
+    let grpc_status = u8::try_from(grpc_status)
+        .ok()
+        .filter(|status| *status <= 16);
+    *local = Some(LocalResponse {
+        status,
+        headers,
+        body: Bytes::copy_from_slice(body),
+        grpc_status,
+    });
     call.state_mut().wake();
     Ok(())
 }
@@ -69,9 +87,12 @@ pub(super) fn continue_response(call: &mut Call<'_>) -> Result<(), Failure> {
 }
 
 fn resume(call: &mut Call<'_>, direction: Direction) -> Result<(), Failure> {
-    let Some(context) = call.stream() else { return Ok(()) };
+    let Some(context) = call.stream() else {
+        return Ok(());
+    };
     let cell = context.cell()?;
-    cell.asked.set(cell.asked.get().with_resume(direction, true));
+    cell.asked
+        .set(cell.asked.get().with_resume(direction, true));
     // Envoy shows nothing of the request from here on.
     cell.open.set(cell.open.get().without_request());
     call.state_mut().wake();
@@ -83,9 +104,14 @@ pub(super) fn close_stream(call: &mut Call<'_>, stream: u32) -> Result<(), Failu
         StreamType::Request | StreamType::Response => {}
         StreamType::Downstream | StreamType::Upstream => return Ok(()),
     }
-    let Some(context) = call.stream() else { return Ok(()) };
+    let Some(context) = call.stream() else {
+        return Ok(());
+    };
     let cell = context.cell()?;
-    cell.asked.set(Asked { close: true, ..cell.asked.get() });
+    cell.asked.set(Asked {
+        close: true,
+        ..cell.asked.get()
+    });
     call.state_mut().wake();
     Ok(())
 }

@@ -29,9 +29,13 @@ pub(super) fn current_time_nanoseconds(call: &mut Call<'_>, out: u32) -> Result<
 }
 
 /// 0 ends the timer.
-pub(super) fn set_tick_period_milliseconds(call: &mut Call<'_>, period: u32) -> Result<(), Failure> {
+pub(super) fn set_tick_period_milliseconds(
+    call: &mut Call<'_>,
+    period: u32,
+) -> Result<(), Failure> {
     let owner = &call.state().owner;
-    let period = (period > 0).then(|| Duration::from_millis(u64::from(period.max(TICK_PERIOD_MS_MIN))));
+    let period =
+        (period > 0).then(|| Duration::from_millis(u64::from(period.max(TICK_PERIOD_MS_MIN))));
     owner.embedder.set_tick_period(owner.id, period);
     Ok(())
 }
@@ -57,8 +61,18 @@ pub(super) fn set_effective_context(call: &mut Call<'_>, context: u32) -> Result
     Ok(())
 }
 
-pub(super) fn status(call: &mut Call<'_>, code: u32, message: u32, len: u32) -> Result<(), Failure> {
-    let (number, text) = call.state().root.answer.as_ref().map_or((0, ""), |answer| answer.status);
+pub(super) fn status(
+    call: &mut Call<'_>,
+    code: u32,
+    message: u32,
+    len: u32,
+) -> Result<(), Failure> {
+    let (number, text) = call
+        .state()
+        .root
+        .answer
+        .as_ref()
+        .map_or((0, ""), |answer| answer.status);
     call.check_out(code)?;
     call.give(text.as_bytes(), message, len)?;
     call.write_u32(code, number)
@@ -103,5 +117,6 @@ pub(super) fn call_foreign_function(
 /// What a guest wrote to its standard output or error, one line end removed.
 pub(super) fn log_output(call: &mut Call<'_>, level: LogLevel, text: &[u8]) {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
-    call.state_mut().log(level, text.get(..LOG_BYTES_MAX).unwrap_or(text));
+    call.state_mut()
+        .log(level, text.get(..LOG_BYTES_MAX).unwrap_or(text));
 }

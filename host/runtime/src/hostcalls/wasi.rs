@@ -163,7 +163,11 @@ fn output_times(call: &mut Call<'_>, fd: u32, _: u64, _: u64, _: u32) -> Answer 
 }
 
 fn fd_renumber(_: &mut Call<'_>, fd: u32, to: u32) -> Answer {
-    Ok(if output(fd).is_some() && output(to).is_some() { NotSupported } else { BadFd })
+    Ok(if output(fd).is_some() && output(to).is_some() {
+        NotSupported
+    } else {
+        BadFd
+    })
 }
 
 fn two_zeros(call: &mut Call<'_>, count: u32, size: u32) -> Answer {
@@ -190,7 +194,15 @@ fn sock_accept(call: &mut Call<'_>, _: u32, _: u32, out: u32) -> Answer {
     zero(call, out, NotSupported)
 }
 
-fn sock_recv(call: &mut Call<'_>, _: u32, _: u32, _: u32, _: u32, out: u32, out_flags: u32) -> Answer {
+fn sock_recv(
+    call: &mut Call<'_>,
+    _: u32,
+    _: u32,
+    _: u32,
+    _: u32,
+    out: u32,
+    out_flags: u32,
+) -> Answer {
     call.check_out(out)?;
     call.write(out_flags, &[0; 2])?;
     zero(call, out, NotSupported)
@@ -252,12 +264,21 @@ fn random_get(call: &mut Call<'_>, buffer: u32, len: u32) -> Answer {
     Ok(Success)
 }
 
-fn fd_pwrite(call: &mut Call<'_>, fd: u32, iovecs: u32, count: u32, _: u64, written: u32) -> Answer {
+fn fd_pwrite(
+    call: &mut Call<'_>,
+    fd: u32,
+    iovecs: u32,
+    count: u32,
+    _: u64,
+    written: u32,
+) -> Answer {
     fd_write(call, fd, iovecs, count, written)
 }
 
 fn fd_write(call: &mut Call<'_>, fd: u32, iovecs: u32, count: u32, written: u32) -> Answer {
-    let Some(level) = output(fd) else { return Ok(BadFd) };
+    let Some(level) = output(fd) else {
+        return Ok(BadFd);
+    };
     if count > IOVECS_MAX {
         return Ok(Invalid);
     }
@@ -267,8 +288,15 @@ fn fd_write(call: &mut Call<'_>, fd: u32, iovecs: u32, count: u32, written: u32)
     let mut text = Vec::new();
     let mut total = 0u32;
     for entry in list.as_chunks::<8>().0 {
-        let part = memory::slice(memory, memory::read_u32(entry, 0)?, memory::read_u32(entry, 4)?)?;
-        total = u32::try_from(part.len()).ok().and_then(|len| total.checked_add(len)).ok_or(Status::BadArgument)?;
+        let part = memory::slice(
+            memory,
+            memory::read_u32(entry, 0)?,
+            memory::read_u32(entry, 4)?,
+        )?;
+        total = u32::try_from(part.len())
+            .ok()
+            .and_then(|len| total.checked_add(len))
+            .ok_or(Status::BadArgument)?;
         let room = LOG_BYTES_MAX.saturating_sub(text.len()).min(part.len());
         text.extend_from_slice(part.get(..room).unwrap_or_default());
     }

@@ -1,0 +1,173 @@
+//! How exchanges end: answered here, reset, or done.
+
+use std::rc::Rc;
+
+use super::{Flow, HttpStream, Progress};
+use crate::{
+    abi::Callback,
+    context::StreamContext,
+    exchange::Direction,
+    local_response::LocalResponse,
+    stream::{Asked, Open},
+};
+
+impl HttpStream {
+    pub(super) fn mark_broken(&self, index: usize) {
+        if let Some(cell) = self.cell.filters.get(index) {
+            cell.broken.set(true);
+        }
+    }
+
+    /// A filter answered.
+    pub(super) fn answered(
+        &mut self,
+        direction: Direction,
+        index: usize,
+        local: LocalResponse,
+    ) -> Progress {
+        if let Some(filter) = self.filters.plugins.get(index) {
+            filter.plugin.stats_ref().count_local_response();
+        }
+        self.respond(direction, local)
+    }
+
+    /// A filter has no VM, or broke it.
+    pub(super) fn refuse(&mut self, direction: Direction, index: usize) -> Progress {
+        let Some(filter) = self.filters.plugins.get(index) else {
+            return self.finished_with(Progress::Reset);
+        };
+        filter.plugin.stats_ref().count_refused();
+        let local = LocalResponse::problem(
+            503,
+            "Service Unavailable",
+            &self.cell.exchange.borrow(),
+            filter.plugin.embedder(),
+        );
+        self.respond(direction, local)
+    }
+
+    /// A body is larger than a pausing filter may hold.
+    pub(super) fn overflow(&mut self, direction: Direction, index: usize) -> Progress {
+        let Some(filter) = self.filters.plugins.get(index) else {
+            return self.finished_with(Progress::Reset);
+        };
+        let (status, title) = match direction {
+            Direction::Request => (413, "Content Too Large"),
+            Direction::Response => (500, "Internal Server Error"),
+        };
+        let local = LocalResponse::problem(
+            status,
+            title,
+            &self.cell.exchange.borrow(),
+            filter.plugin.embedder(),
+        );
+        self.respond(direction, local)
+    }
+
+    /// Puts a local response in place, where that is still possible. From a response phase it replaces the upstream's answer and goes on
+    /// behind the filter at work, so that none sees the headers twice and none answers its own answer.
+    pub(super) fn respond(&mut self, direction: Direction, local: LocalResponse) -> Progress {
+        if self.response.headers_passed {
+            return self.finished_with(Progress::Reset);
+        }
+        self.local_body = local.apply(&mut self.cell.exchange.borrow_mut());
+        let from = if direction == Direction::Response || self.is_responding() {
+            self.response.headers_step + 1
+        } else {
+            0
+        };
+        self.response = Flow {
+            headers_step: from,
+            body_from: from,
+            is_local: true,
+            ..Flow::default()
+        };
+        for cell in &self.cell.filters {
+            cell.body(Direction::Request).borrow_mut().take();
+            cell.body(Direction::Response).borrow_mut().take();
+            cell.held(Direction::Request).set(None);
+            cell.held(Direction::Response).set(None);
+            cell.asked.set(Asked::default());
+        }
+        self.request = Flow::default();
+        self.end = Some(Progress::Respond);
+        Progress::Respond
+    }
+
+    /// Whether the response's headers are on their way through the filters.
+    pub(super) fn is_responding(&self) -> bool {
+        self.response.headers_step > 0 || self.response.paused.is_some()
+    }
+
+    pub(super) fn finished_with(&mut self, end: Progress) -> Progress {
+        self.end = Some(end);
+        end
+    }
+
+    /// Nothing passes any more after a reset, nor any request after a response was made here.
+    pub(super) fn ended(&self, direction: Direction) -> Option<Progress> {
+        match self.end {
+            Some(Progress::Respond) if direction == Direction::Response => None,
+            end => end,
+        }
+    }
+
+    pub(super) fn standing(&mut self, direction: Direction) -> Progress {
+        let flow = self.flow(direction);
+        if flow.paused.is_some() || flow.held > 0 {
+            Progress::Pause
+        } else {
+            Progress::Continue
+        }
+    }
+
+    pub(super) fn end_filters(&mut self) {
+        if std::mem::replace(&mut self.is_finished, true) {
+            return;
+        }
+        for (index, filter) in self.filters.plugins.iter().enumerate() {
+            if !filter.callbacks.contains(Callback::Log) {
+                continue;
+            }
+            let context = StreamContext {
+                stream: Rc::clone(&self.cell),
+                filter: index,
+            };
+            let Some((cell, place)) = self.cell.filters.get(index).zip(self.vms.get_mut(index))
+            else {
+                continue;
+            };
+            if place.is_none()
+                && let Some(vm) = filter.plugin.vm()
+                && vm.create_context(&context).is_ok()
+            {
+                *place = Some(vm);
+            }
+            if let Some(vm) = place
+                && !cell.broken.get()
+            {
+                cell.open.set(Open::LOG);
+                // A VM that breaks here takes only itself along: this exchange is over.
+                let _ = vm.log(&context);
+            }
+        }
+        for (index, filter) in self.filters.plugins.iter().enumerate() {
+            let Some((cell, Some(vm))) = self
+                .cell
+                .filters
+                .get(index)
+                .zip(self.vms.get_mut(index).map(Option::take))
+            else {
+                continue;
+            };
+            if !cell.broken.get() {
+                cell.open.set(Open::LOG);
+                let context = StreamContext {
+                    stream: Rc::clone(&self.cell),
+                    filter: index,
+                };
+                let _ = vm.finish(&context, filter.callbacks);
+            }
+        }
+    }
+}
