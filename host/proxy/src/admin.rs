@@ -16,15 +16,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
 use tokio::task::spawn_local;
 
 use crate::acceptor::Bound;
 use crate::figures::Figures;
 use crate::limits::FIRST_REQUEST_TIMEOUT;
-use crate::policy::{
-    Cluster, DownstreamTls, FilterInstance, Policy, TlsVersion, TrustedCa, UpstreamProtocol,
-};
 
 /// What the admin listener shows.
 #[derive(Debug)]
@@ -37,7 +33,7 @@ pub(crate) struct Admin {
 impl Admin {
     /// Of a proxy that is ready as long as `ready` says so.
     pub(crate) fn new(figures: Figures, ready: Arc<AtomicBool>) -> Self {
-        let policy = show(&figures.plan.policy);
+        let policy = figures.plan.policy.view();
         let policy = serde_json::to_vec_pretty(&policy)
             .unwrap_or_default()
             .into();
@@ -146,175 +142,9 @@ fn is_for_loopback(headers: &HeaderMap) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// The policy as it runs. Keys, tokens and whatever else a configuration names a secret are left out.
-fn show(policy: &Policy) -> Value {
-    let listeners = policy.listeners.iter().map(|listener| {
-        json!({
-            "name": listener.name,
-            "address": listener.address,
-            "tls": listener.tls.as_ref().map(show_tls),
-        })
-    });
-    let routes = policy.routes.iter().map(|route| {
-        json!({
-            "name": route.name,
-            "host": route.host.to_string(),
-            "prefix": route.prefix.as_str(),
-            "cluster": route.cluster.name,
-            "filters": route.chain.iter().map(|instance| &instance.name).collect::<Vec<_>>(),
-            "off": route.off.iter().map(|filter| &filter.name).collect::<Vec<_>>(),
-        })
-    });
-    json!({
-        "file": policy.file.display().to_string(),
-        "listeners": listeners.collect::<Vec<_>>(),
-        "clusters": policy.clusters.iter().map(|cluster| show_cluster(cluster)).collect::<Vec<_>>(),
-        "filters": policy.instances.iter().map(|instance| show_instance(instance)).collect::<Vec<_>>(),
-        "routes": routes.collect::<Vec<_>>(),
-        "admin": policy.admin.as_ref().map(|admin| admin.address),
-        "access_log": format!("{:?}", policy.access_log),
-        "drain_timeout": seconds(policy.drain_timeout),
-    })
-}
-
-fn show_tls(tls: &DownstreamTls) -> Value {
-    json!({
-        "certificate_chain": tls.certificate_chain_file,
-        "minimum_version": match tls.minimum_version {
-            TlsVersion::Tls12 => "1.2",
-            TlsVersion::Tls13 => "1.3",
-        },
-        "client_ca": tls.client_ca.as_ref().map(|trusted| &trusted.file),
-        "require_client_certificate": tls.require_client_certificate,
-    })
-}
-
-fn show_cluster(cluster: &Cluster) -> Value {
-    let tls = cluster.tls.as_ref().map(|tls| {
-        let ca = match &tls.ca {
-            TrustedCa::System => "system".to_owned(),
-            TrustedCa::File(trusted) => trusted.file.display().to_string(),
-        };
-        json!({ "sni": tls.sni.as_ref(), "ca": ca })
-    });
-    json!({
-        "name": cluster.name,
-        "endpoints": cluster.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "protocol": match cluster.protocol {
-            UpstreamProtocol::Http1 => "http1",
-            UpstreamProtocol::Http2 => "http2",
-        },
-        "connect_timeout": seconds(cluster.connect_timeout),
-        "request_timeout": cluster.request_timeout.map(seconds),
-        "idle_timeout": seconds(cluster.idle_timeout),
-        "tls": tls,
-    })
-}
-
-fn show_instance(instance: &FilterInstance) -> Value {
-    let filter = &instance.filter;
-    let mut configuration = instance.configuration.to_json();
-    hide_secrets(&mut configuration);
-    json!({
-        "name": instance.name,
-        "module": filter.module.source.to_string(),
-        "sha256": filter.module.sha256,
-        "failure_policy": format!("{:?}", filter.failure_policy).to_ascii_lowercase(),
-        "clusters": filter.clusters.iter().map(|cluster| &cluster.name).collect::<Vec<_>>(),
-        "configuration": configuration,
-    })
-}
-
-fn seconds(time: Duration) -> f64 {
-    time.as_secs_f64()
-}
-
-/// Values under names that tell of a secret, the private members of a JWK (RFC 7517, RFC 7518 §6), credentials in URLs, and text that holds
-/// a JWK or a private key in itself.
-fn hide_secrets(value: &mut Value) {
-    const NAMES: [&str; 10] = [
-        "secret",
-        "password",
-        "passwd",
-        "passphrase",
-        "token",
-        "private",
-        "credential",
-        "api_key",
-        "apikey",
-        "authorization",
-    ];
-    const JWK: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
-    match value {
-        Value::Object(members) => {
-            let is_jwk = members.contains_key("kty");
-            for (name, value) in members {
-                let lower = name.to_ascii_lowercase();
-                let secret = NAMES.iter().any(|part| lower.contains(part))
-                    && !value.is_boolean()
-                    && !value.is_number();
-                if secret || (is_jwk && JWK.contains(&name.as_str())) {
-                    *value = Value::from("<hidden>");
-                } else {
-                    hide_secrets(value);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
-        Value::String(text) => {
-            if text.contains("PRIVATE KEY") {
-                *text = "<hidden>".into();
-            } else if text.trim_start().starts_with(['{', '[']) {
-                if let Ok(mut inner) = serde_json::from_str::<Value>(text) {
-                    hide_secrets(&mut inner);
-                    *text = inner.to_string();
-                }
-            } else if let Some((scheme, rest)) = text.split_once("://")
-                && let Some((_, host)) = rest.split_once('@')
-            {
-                *text = format!("{scheme}://<hidden>@{host}");
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_are_not_shown() {
-        let rows = [
-            (
-                json!({"a": {"client_secret": "x", "b": [1]}}),
-                json!({"a": {"client_secret": "<hidden>", "b": [1]}}),
-            ),
-            (
-                json!({"Api_Key": ["x"], "token_cache": 5, "tokens": true}),
-                json!({"Api_Key": "<hidden>", "token_cache": 5, "tokens": true}),
-            ),
-            (
-                json!([{"kty": "oct", "k": "x", "kid": "1"}]),
-                json!([{"kty": "oct", "k": "<hidden>", "kid": "1"}]),
-            ),
-            (json!({"d": "plain"}), json!({"d": "plain"})),
-            (
-                json!({"jwks": r#"{"keys":[{"kty":"oct","k":"x"}]}"#}),
-                json!({"jwks": r#"{"keys":[{"k":"<hidden>","kty":"oct"}]}"#}),
-            ),
-            (json!("-----BEGIN EC PRIVATE KEY-----"), json!("<hidden>")),
-            (
-                json!("https://u:p@host/x"),
-                json!("https://<hidden>@host/x"),
-            ),
-            (json!("https://host/x"), json!("https://host/x")),
-        ];
-        for (mut value, expected) in rows {
-            hide_secrets(&mut value);
-            assert_eq!(value, expected);
-        }
-    }
 
     #[test]
     fn only_loopback_hosts_are_answered() {

@@ -331,6 +331,18 @@ impl Upstream {
         Poll::Ready(Some(Err(BodyFault::Idle)))
     }
 
+    fn is_ended_by_filter(&self, stream: &Stream, context: &Context<'_>) -> bool {
+        if stream.diversion().is_some() {
+            return true;
+        }
+        // A filtered body looks after itself.
+        matches!(self.body, Either::Plain(_))
+            && matches!(
+                stream.poll_resume(Direction::Response, context),
+                Poll::Ready(Progress::Respond | Progress::Reset)
+            )
+    }
+
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Either::Plain(incoming) => incoming.is_end_stream(),
@@ -360,8 +372,8 @@ impl Body for ResponseBody {
             })),
             Source::Upstream(upstream) => {
                 let polled = upstream.poll_frame(stream, context);
-                // A filter may end the exchange from the request's side, too.
-                if stream.diversion().is_some() {
+                // A filter may end the exchange from the request's side, or from a timer.
+                if stream.route.is_filtered && upstream.is_ended_by_filter(stream, context) {
                     Poll::Ready(Some(Err(BodyFault::Filter)))
                 } else {
                     polled

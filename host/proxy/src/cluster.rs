@@ -130,23 +130,24 @@ impl Cluster {
     }
 }
 
-/// Resolves all names of all clusters once, for as long as the start may wait, and then again and again.
+/// Resolves all names of all clusters once, for as long as the start may wait.
 pub(crate) async fn resolve_first(clusters: &[Arc<Cluster>]) {
-    let named: Vec<_> = clusters
-        .iter()
-        .filter(|cluster| cluster.has_names())
-        .collect();
-    for cluster in named {
-        if tokio::time::timeout(DNS_TIMEOUT, cluster.resolve())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                cluster = cluster.policy.name,
-                "resolving takes longer than the start waits"
-            );
-        }
+    let mut resolving = tokio::task::JoinSet::new();
+    for cluster in clusters.iter().filter(|cluster| cluster.has_names()) {
+        let cluster = Arc::clone(cluster);
+        resolving.spawn(async move {
+            if tokio::time::timeout(DNS_TIMEOUT, cluster.resolve())
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    cluster = cluster.policy.name,
+                    "resolving takes longer than the start waits"
+                );
+            }
+        });
     }
+    resolving.join_all().await;
 }
 
 /// Keeps one cluster's addresses fresh, for ever.

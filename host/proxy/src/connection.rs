@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,16 +16,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use portcullis_runtime::ConnectionInfo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::fields::Scheme;
 use crate::limits::{
     CLOSE_GRACE, CONNECTION_IDLE_TIMEOUT, CONNECTION_STALL_TIMEOUT, FIRST_REQUEST_TIMEOUT,
     H2_CONNECTION_WINDOW, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER,
-    H2_STREAM_WINDOW, H2_STREAMS_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX,
-    TLS_HANDSHAKE_TIMEOUT,
+    H2_STREAM_WINDOW, H2_STREAMS_MAX, LINGER_BYTES_MAX, LINGER_TIMEOUT, REQUEST_HEAD_BYTES_MAX,
+    REQUEST_HEADERS_MAX, TLS_HANDSHAKE_TIMEOUT,
 };
 use crate::request;
 use crate::spawn::Local;
@@ -203,7 +205,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 
 async fn run<S>(worker: &Rc<Worker>, stream: S, info: ConnectionInfo, scheme: Scheme, place: Place)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let moved = Arc::new(AtomicU64::new(0));
     let now = Instant::now();
@@ -223,10 +225,7 @@ where
     worker.connections.add(&connection);
     let service =
         service_fn(|request| request::serve(Rc::clone(worker), Rc::clone(&connection), request));
-    let io = Counted {
-        inner: TokioIo::new(stream),
-        moved,
-    };
+    let io = Watched::new(stream, moved);
     let mut serving = std::pin::pin!(worker.http.serve_connection_with_upgrades(io, service));
     loop {
         tokio::select! {
@@ -292,13 +291,27 @@ impl Connections {
     }
 }
 
-/// Counts reads and writes, so that the sweep sees whether a connection moves.
-struct Counted<S> {
+/// The socket under hyper: counts reads and writes, so that the sweep sees whether a connection moves, and lingers when it is closed.
+///
+/// A socket closed with unread bytes is reset, and a reset takes away the answer that says why (400, 413, 431). So what still comes is
+/// read and dropped for a moment first, as nginx does with `lingering_close`.
+struct Watched<S> {
     inner: TokioIo<S>,
     moved: Arc<AtomicU64>,
+    lingering: Option<Pin<Box<Sleep>>>,
+    dropped: usize,
 }
 
-impl<S> Counted<S> {
+impl<S> Watched<S> {
+    fn new(stream: S, moved: Arc<AtomicU64>) -> Self {
+        Self {
+            inner: TokioIo::new(stream),
+            moved,
+            lingering: None,
+            dropped: 0,
+        }
+    }
+
     fn count<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             // One thread writes: no locked add is needed.
@@ -309,7 +322,31 @@ impl<S> Counted<S> {
     }
 }
 
-impl<S: tokio::io::AsyncRead + Unpin> Read for Counted<S> {
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Reads until the other side closes, or for as long and as much as the bounds say.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let alarm = self
+            .lingering
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_TIMEOUT)));
+        if alarm.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut scratch = [0; 4096];
+        while self.dropped < LINGER_BYTES_MAX {
+            let mut buffer = tokio::io::ReadBuf::new(&mut scratch);
+            match Pin::new(self.inner.inner_mut()).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.dropped = self.dropped.saturating_add(buffer.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> Read for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -320,7 +357,7 @@ impl<S: tokio::io::AsyncRead + Unpin> Read for Counted<S> {
     }
 }
 
-impl<S: tokio::io::AsyncWrite + Unpin> Write for Counted<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -335,7 +372,11 @@ impl<S: tokio::io::AsyncWrite + Unpin> Write for Counted<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(context))?;
+        }
+        ready!(self.poll_linger(context));
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

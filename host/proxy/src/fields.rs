@@ -12,7 +12,7 @@ use portcullis_runtime::{Fields, InvalidField};
 
 /// The pseudo-headers of a message (RFC 9113 §8.3), or none for trailers.
 #[derive(Debug, Clone)]
-pub(crate) enum Pseudo {
+pub enum Pseudo {
     /// A request.
     Request {
         /// `:method`
@@ -35,7 +35,7 @@ pub(crate) enum Pseudo {
 
 /// `:scheme`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scheme {
+pub enum Scheme {
     /// Plaintext.
     Http,
     /// TLS.
@@ -54,11 +54,11 @@ impl Scheme {
 
 /// One message's headers, or trailers.
 #[derive(Debug, Clone)]
-pub(crate) struct HttpFields {
+pub struct HttpFields {
     /// The pseudo-headers.
-    pub(crate) pseudo: Pseudo,
+    pub pseudo: Pseudo,
     /// All others.
-    pub(crate) headers: HeaderMap,
+    pub headers: HeaderMap,
 }
 
 impl HttpFields {

@@ -75,13 +75,13 @@ enum Hash {
 
 /// One worker's foreign functions and the keys they have parsed.
 #[derive(Default)]
-pub(crate) struct ForeignFunctions {
+pub struct ForeignFunctions {
     keys: RefCell<HashMap<Bytes, Rc<Key>>>,
 }
 
 impl ForeignFunctions {
     /// Calls one. `NotFound` where there is none of that name.
-    pub(crate) fn call(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+    pub fn call(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
         match name {
             "verify_signature" => self.verify_signature(arguments),
             _ => Err(Status::NotFound),

@@ -7,6 +7,8 @@
 pub mod cli;
 pub mod demo;
 pub mod export;
+pub mod fields;
+pub mod foreign;
 pub mod policy;
 
 mod acceptor;
@@ -18,9 +20,7 @@ mod canary;
 mod cluster;
 mod connection;
 mod embedder;
-mod fields;
 mod figures;
-mod foreign;
 mod forwarded;
 mod limits;
 mod local;

@@ -28,6 +28,11 @@ pub(crate) const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// From graceful close to hard close of an idle connection.
 pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a connection that is closed with unread bytes lingers, so that its last answer is not lost to a reset.
+pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much is read and dropped meanwhile: the rest of a head or a small body, not an upload.
+pub(crate) const LINGER_BYTES_MAX: usize = 256 * 1024;
+
 /// Concurrent streams of one HTTP/2 connection. Envoy's edge advice, RFC 9113 §5.1.2 asks for at least 100.
 pub(crate) const H2_STREAMS_MAX: u32 = 100;
 /// Flow-control window of one HTTP/2 stream: what an unread request body may hold.
@@ -68,10 +73,6 @@ pub(crate) const KEY_BYTES_MAX: usize = 16 * 1024;
 pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
 /// Epoch tick: the grain at which a callback's time is checked (design: 10 ms of CPU a callback).
 pub(crate) const EPOCH_PERIOD: Duration = Duration::from_millis(5);
-/// How long a drain waits for requests under way, unless the caller says otherwise.
-pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the admin listener waits for a worker's figures.
-pub(crate) const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a compiled module in the cache: the largest built-in one takes 2 MB.
 pub(crate) const MODULE_CACHE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How long a filter may hold an exchange. Envoy's `stream_idle_timeout`.

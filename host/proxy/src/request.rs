@@ -21,9 +21,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use portcullis_runtime::{
-    Direction, Exchange, HttpStream, Progress, Protocol, StreamInfo,
-};
+use portcullis_runtime::{Direction, Exchange, HttpStream, Progress, Protocol, StreamInfo};
 
 use crate::body::{Filtered, RequestBody, ResponseBody};
 use crate::connection::Connection;
@@ -662,7 +660,12 @@ async fn carry(stream: Rc<Stream>, downstream: OnUpgrade, upstream: OnUpgrade) {
 
 /// A request that cannot be routed, answered all the same with the headers that filters put on answers. These see an empty GET in its
 /// place: what was sent is not fit to be looked at.
-async fn refuse(worker: Rc<Worker>, connection: Rc<Connection>, record: Record, problem: Problem) -> Answered {
+async fn refuse(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    record: Record,
+    problem: Problem,
+) -> Answered {
     let route = Rc::clone(&worker.refused);
     let pseudo = Pseudo::Request {
         method: Method::GET,
@@ -670,11 +673,18 @@ async fn refuse(worker: Rc<Worker>, connection: Rc<Connection>, record: Record, 
         authority: HeaderValue::from_static("invalid"),
         path: PathAndQuery::from_static("/"),
     };
-    let fields = HttpFields { pseudo, headers: HeaderMap::new() };
+    let fields = HttpFields {
+        pseudo,
+        headers: HeaderMap::new(),
+    };
     let stream = Stream::new(worker, route, connection, record);
     if stream.route.is_filtered {
         stream.start(Exchange::new(Box::new(fields), stream_info(&stream)));
-        match settle(&stream, Direction::Request, |http| http.request_headers(true)).await {
+        match settle(&stream, Direction::Request, |http| {
+            http.request_headers(true)
+        })
+        .await
+        {
             Settled::Passed => {}
             Settled::Respond => return respond(&stream).await,
             Settled::Reset | Settled::TooLong => return Err(Reset),

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis_runtime::{Module, PluginSpec, Runtime, RuntimeOptions, Shared};
+use portcullis_runtime::{Module, Runtime, RuntimeOptions, Shared};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -21,7 +21,7 @@ use crate::limits::EPOCH_PERIOD;
 use crate::module_cache::DiskCache;
 use crate::policy::{Policy, PolicyErrors, Problem};
 use crate::tls::ServerTls;
-use crate::worker::{self, Command, Plan, WorkerRef};
+use crate::worker::{self, Command, Loaded, Plan, WorkerRef};
 
 /// What a caller may choose beside the policy.
 #[derive(Clone, Debug, Default)]
@@ -226,10 +226,7 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
     Ok(Running { threads, ..running })
 }
 
-fn load_plugins(
-    policy: &Policy,
-    cache: &DiskCache,
-) -> Result<Vec<(Arc<PluginSpec>, Arc<Module>)>, ServeError> {
+fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, ServeError> {
     if policy.instances.is_empty() {
         return Ok(Vec::new());
     }

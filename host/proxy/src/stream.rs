@@ -190,7 +190,11 @@ impl Stream {
     }
 
     /// What has become of a held phase; `Pending` while it is held.
-    pub(crate) fn poll_resume(&self, direction: Direction, context: &Context<'_>) -> Poll<Progress> {
+    pub(crate) fn poll_resume(
+        &self,
+        direction: Direction,
+        context: &Context<'_>,
+    ) -> Poll<Progress> {
         self.watch(direction, context);
         if !Self::slot(&self.woken, direction).replace(false) {
             return Poll::Pending;

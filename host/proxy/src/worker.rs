@@ -40,12 +40,15 @@ pub(crate) enum Command {
     Drain(Duration),
 }
 
+/// A plugin's specification, and its module ready to be started.
+pub(crate) type Loaded = (Arc<PluginSpec>, Arc<Module>);
+
 /// What all workers are made from.
 pub(crate) struct Plan {
     /// The policy.
     pub(crate) policy: Arc<Policy>,
     /// A spec and a module for each of the policy's instances.
-    pub(crate) plugins: Vec<(Arc<PluginSpec>, Arc<Module>)>,
+    pub(crate) plugins: Vec<Loaded>,
     /// Shared data, queues and metrics of the process.
     pub(crate) shared: Arc<Shared>,
     /// In the policy's order.
@@ -202,8 +205,8 @@ fn start_plugins(
             Arc::clone(&plan.shared),
         );
         let lent = Rc::clone(embedder) as Rc<dyn Embedder>;
-        let plugin =
-            Plugin::start(id, module, spec, shared, lent).map_err(|error| canary::start_problems(instance, &error))?;
+        let plugin = Plugin::start(id, module, spec, shared, lent)
+            .map_err(|error| canary::start_problems(instance, &error))?;
         embedder.register(id, &plugin);
         plugins.push(plugin);
     }
@@ -331,12 +334,13 @@ async fn serve(worker: &Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
 async fn drain(worker: &Rc<Worker>, timeout: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < timeout {
-        // Again and again: a connection may have been in its handshake.
-        if worker
-            .connections
-            .each(|connection| connection.close_gracefully(begun))
-            == 0
-        {
+        // Again and again: a connection may have been in its handshake, or hold half a request.
+        let now = Instant::now();
+        let open = worker.connections.each(|connection| {
+            connection.close_gracefully(now);
+            connection.sweep(now);
+        });
+        if open == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
