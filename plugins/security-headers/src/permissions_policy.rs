@@ -8,33 +8,53 @@ use crate::field;
 /// An operator's policy, split once.
 #[derive(Debug)]
 pub(crate) struct PermissionsPolicy {
-    members: Vec<Vec<u8>>,
+    /// Every member, with a comma and a space before each.
+    text: Vec<u8>,
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    feature: Vec<u8>,
+    /// Where the text of the next member begins.
+    end: usize,
 }
 
 impl PermissionsPolicy {
     /// Splits a policy; `None` where a browser would drop the whole header.
     pub(crate) fn parse(value: &[u8]) -> Option<Self> {
-        let members = members(value)?;
-        Some(Self {
-            members: members.into_iter().map(<[u8]>::to_vec).collect(),
-        })
+        let mut policy = Self {
+            text: Vec::new(),
+            members: Vec::new(),
+        };
+        for member in members(value)? {
+            policy.text.extend_from_slice(b", ");
+            policy.text.extend_from_slice(member);
+            policy.members.push(Member {
+                feature: feature(member).to_vec(),
+                end: policy.text.len(),
+            });
+        }
+        Some(policy)
     }
 
     /// What `upstream` leaves unsaid, appended to it. `None` where a browser would drop `upstream`.
     pub(crate) fn complete(&self, upstream: &[u8]) -> Option<Completed> {
-        let said = members(upstream)?;
-        let mut value = Vec::new();
+        let said: Vec<&[u8]> = members(upstream)?.into_iter().map(feature).collect();
+        let mut value = Vec::with_capacity(upstream.len() + self.text.len());
+        value.extend_from_slice(upstream);
+        // Members in a row are copied at once: a copy costs more than its bytes.
+        let mut unsaid = 0;
+        let mut end = 0;
         for member in &self.members {
-            if said.iter().any(|other| feature(other) == feature(member)) {
-                continue;
+            if said.contains(&member.feature.as_slice()) {
+                value.extend_from_slice(self.text.get(unsaid..end).unwrap_or_default());
+                unsaid = member.end;
             }
-            if value.is_empty() {
-                value.extend_from_slice(upstream);
-            }
-            value.extend_from_slice(b", ");
-            value.extend_from_slice(member);
+            end = member.end;
         }
-        Some(if value.is_empty() {
+        value.extend_from_slice(self.text.get(unsaid..end).unwrap_or_default());
+        Some(if value.len() == upstream.len() {
             Completed::Already
         } else {
             Completed::With(value)
