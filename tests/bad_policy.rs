@@ -172,7 +172,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "no proxy-wasm",
         filter: "module: no-abi.wasm",
-        line: 9,
+        line: 10,
         key: "",
         words: &["proxy_abi_version"],
         ..RIGHT
@@ -180,7 +180,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "unknown import",
         filter: "module: unknown-import.wasm",
-        line: 9,
+        line: 10,
         key: "",
         words: &["proxy_make_coffee"],
         ..RIGHT
@@ -188,7 +188,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "bad signature",
         filter: "module: bad-signature.wasm",
-        line: 9,
+        line: 10,
         key: "",
         words: &["proxy_on_request_headers"],
         ..RIGHT
@@ -196,7 +196,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "no allocator",
         filter: "module: no-allocator.wasm",
-        line: 9,
+        line: 10,
         key: "",
         words: &["proxy_on_memory_allocate"],
         ..RIGHT
@@ -204,7 +204,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "wants 4 GiB",
         filter: "module: huge.wasm",
-        line: 9,
+        line: 10,
         key: "",
         words: &["memory"],
         ..RIGHT
@@ -272,15 +272,14 @@ fn refused(row: &Row, command: &str, folder: &Path) -> Result<()> {
 /// Writes the row's policy and runs `command` on it; returns the policy's path.
 fn run(row: &Row, command: &str, folder: &Path, address: &str) -> Result<(String, Output)> {
     let path = folder.join("policy.yaml");
-    let filter = row.filter.trim_start_matches('{').trim_end_matches('}');
     // A row may spell several keys of the filter in one go: `{a: 1, b: 2}`.
-    let text = if filter.len() == row.filter.len() {
-        POLICY.replace("FILTER", row.filter)
-    } else {
-        POLICY.replace(
+    let several = row.filter.strip_prefix('{');
+    let text = match several {
+        None => POLICY.replace("FILTER", row.filter),
+        Some(keys) => POLICY.replace(
             "- name: control\n    FILTER",
-            &format!("- {{name: control,\n    {filter}}}"),
-        )
+            &format!("- {{name: control,\n    {keys}"),
+        ),
     };
     let text = text
         .replace("LISTENER", row.listener)
@@ -294,7 +293,12 @@ fn run(row: &Row, command: &str, folder: &Path, address: &str) -> Result<(String
 
 /// Whether it ended with 1 and said `file:line: key: reason`.
 fn says(output: &Output, file: &str, line: u32, key: &str, words: &[&str]) -> Result<()> {
-    let said = String::from_utf8_lossy(&output.stderr);
+    // What `check` finds is its result; for `serve` it is an error.
+    let said = [
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    ]
+    .concat();
     ensure!(
         output.status.code() == Some(1),
         "it ended with {} and said:\n{said}",

@@ -31,6 +31,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tls_policy::TlsPolicy;
 
+use crate::envoy_batch::{beside, lowered};
 use crate::places::{ANY_PORT, Here, export};
 use crate::set_properties;
 
@@ -511,43 +512,4 @@ fn rename(configuration: &mut serde_json::Value, old: &str, new: &str) {
         }
         _ => {}
     }
-}
-
-/// Two exports in one: the listeners and clusters of both.
-fn beside(one: Option<serde_json::Value>, mut other: serde_json::Value) -> serde_json::Value {
-    let Some(mut one) = one else { return other };
-    for list in ["/static_resources/listeners", "/static_resources/clusters"] {
-        if let (Some(into), Some(from)) = (
-            one.pointer_mut(list)
-                .and_then(serde_json::Value::as_array_mut),
-            other
-                .pointer_mut(list)
-                .and_then(serde_json::Value::as_array_mut),
-        ) {
-            into.append(from);
-        }
-    }
-    one
-}
-
-/// The export with TLS 1.1 accepted, which no policy can ask for: only so does a control get to refuse it.
-fn lowered(mut exported: serde_json::Value) -> serde_json::Value {
-    fn lower(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(members) => {
-                if members.contains_key("tls_minimum_protocol_version") {
-                    members.insert("tls_minimum_protocol_version".into(), "TLSv1_1".into());
-                    let ciphers = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA"];
-                    members.insert("cipher_suites".into(), json!(ciphers));
-                }
-                members.values_mut().for_each(lower);
-            }
-            serde_json::Value::Array(items) => items.iter_mut().for_each(lower),
-            _ => {}
-        }
-    }
-    if let Some(listeners) = exported.pointer_mut("/static_resources/listeners") {
-        lower(listeners);
-    }
-    exported
 }

@@ -61,9 +61,7 @@ impl Demo {
             if let Some(status) = process.ended()? {
                 bail!("the demo ended ({status}):\n{}", process.last_words());
             }
-            Ok(Route::plain(admin)
-                .send(&Request::get("/ready"))
-                .is_ok_and(|answer| answer.status == 200))
+            Ok(served::ask(admin, "/ready").is_ok_and(|answer| answer.status == 200))
         })?;
         Ok(Self {
             process,
@@ -188,11 +186,9 @@ fn the_demo_keeps_its_promises_and_stops_at_ctrl_c() -> Result<()> {
     let mut demo = Demo::start()?;
     let folder = demo.file("");
     promises(&folder, demo.http, demo.https).with_context(|| demo.process.last_words())?;
-    let metrics = Route::plain(demo.admin)
-        .send(&Request::get("/metrics"))?
-        .text();
+    let metrics = served::ask(demo.admin, "/metrics")?.text();
     ensure!(metrics.contains("# TYPE"), "no metrics:\n{metrics}");
-    let policy = Route::plain(demo.admin).send(&Request::get("/policy"))?;
+    let policy = served::ask(demo.admin, "/policy")?;
     ensure!(
         policy.status == 200 && policy.text().contains("jwt-auth"),
         "no policy: {}",

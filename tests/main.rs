@@ -4,6 +4,7 @@ mod bad_policy;
 mod bad_traffic;
 mod cases;
 mod cli;
+mod envoy_batch;
 mod export;
 mod go_guest;
 mod hostile;

@@ -89,9 +89,7 @@ impl Served {
             if let Some(status) = process.ended()? {
                 bail!("portcullis ended ({status})");
             }
-            Ok(Route::plain(admin)
-                .send(&Request::get("/ready"))
-                .is_ok_and(|answer| answer.status == 200))
+            Ok(ask(admin, "/ready").is_ok_and(|answer| answer.status == 200))
         })
         .with_context(|| format!("its last words:\n{}", process.last_words()))?;
         Ok(Self {
@@ -103,7 +101,7 @@ impl Served {
 
     /// Gets `path` from the admin interface.
     pub(crate) fn admin(&self, path: &str) -> Result<Answer> {
-        Route::plain(self.admin).send(&Request::get(path))
+        ask(self.admin, path)
     }
 
     /// The sum of all samples of the metrics whose line holds every one of `parts`.
@@ -115,4 +113,11 @@ impl Served {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum())
     }
+}
+
+/// Asks an admin interface, under the name that it listens by: it answers to no other.
+pub(crate) fn ask(admin: SocketAddr, path: &str) -> Result<Answer> {
+    let mut request = Request::get(path);
+    request.authority = admin.to_string().into_bytes();
+    Route::plain(admin).send(&request)
 }
