@@ -1,0 +1,36 @@
+//! A request's whole plugin life, control by control: stream created, request headers, response headers, log, done, delete,
+//! with the proxy's own header maps. `no filter` is the cost of the maps and the bench itself.
+
+use criterion::{BatchSize, Criterion};
+use portcullis_benches::bed::{Bed, Traffic, pass};
+use portcullis_benches::issuer::Issuer;
+
+fn main() -> anyhow::Result<()> {
+    let mut criterion = Criterion::default().configure_from_args();
+    let bed = Bed::new()?;
+    let issuer = Issuer::new()?;
+    let hsts_alone = r#"{"profile":"hsts"}"#;
+    let limits = r#"{"limits":[{"name":"bench","requests":1000000,"per":"1s"}]}"#;
+    let bearer = ("authorization", format!("Bearer {}", issuer.token()?));
+    let jwt_auth = issuer.jwt_auth_configuration();
+
+    let mut group = criterion.benchmark_group("life in the VM");
+    let mut life = |name: &str, chain: &portcullis_runtime::Chain, traffic: &Traffic| {
+        // A refusal costs something else: what is measured must pass.
+        assert_eq!(pass(chain, traffic.exchange()), 200, "{name} refuses the benchmark's request");
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(|| traffic.exchange(), |exchange| pass(chain, exchange), BatchSize::SmallInput);
+        });
+    };
+    let plain = Traffic::new(&[]);
+    let with_token = Traffic::new(&[bearer]);
+    life("no filter", &portcullis_runtime::Chain::new(Vec::new()), &plain);
+    life("security-headers, hsts alone", &bed.chain("security-headers", hsts_alone)?, &plain);
+    life("security-headers", &bed.chain("security-headers", "{}")?, &plain);
+    life("tls-policy", &bed.chain("tls-policy", "{}")?, &plain);
+    life("rate-limit", &bed.chain("rate-limit", limits)?, &plain);
+    life("jwt-auth, cached token", &bed.chain("jwt-auth", &jwt_auth)?, &with_token);
+    group.finish();
+    criterion.final_summary();
+    Ok(())
+}
