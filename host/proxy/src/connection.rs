@@ -254,8 +254,8 @@ pub(crate) fn http_builder() -> auto::Builder<Local> {
         // The sweep bounds how long a head may take, without a timer a request.
         .header_read_timeout(None)
         .max_headers(REQUEST_HEADERS_MAX)
-        .max_buf_size(REQUEST_HEAD_BYTES_MAX)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: with unread bytes behind a bad head, hyper would close without sending its 400.
+        .max_buf_size(REQUEST_HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

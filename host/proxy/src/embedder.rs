@@ -197,15 +197,15 @@ impl Embedder for WorkerEmbedder {
     }
 
     fn log(&self, plugin: &PluginSpec, level: LogLevel, message: &[u8]) {
-        let text = String::from_utf8_lossy(message);
+        let text = one_line(message);
         let name = plugin.name.as_str();
         match level {
-            LogLevel::Trace => tracing::trace!(target: "plugin", plugin = name, "{text:?}"),
-            LogLevel::Debug => tracing::debug!(target: "plugin", plugin = name, "{text:?}"),
-            LogLevel::Info => tracing::info!(target: "plugin", plugin = name, "{text:?}"),
-            LogLevel::Warn => tracing::warn!(target: "plugin", plugin = name, "{text:?}"),
+            LogLevel::Trace => tracing::trace!(target: "plugin", plugin = name, "{text}"),
+            LogLevel::Debug => tracing::debug!(target: "plugin", plugin = name, "{text}"),
+            LogLevel::Info => tracing::info!(target: "plugin", plugin = name, "{text}"),
+            LogLevel::Warn => tracing::warn!(target: "plugin", plugin = name, "{text}"),
             LogLevel::Error | LogLevel::Critical => {
-                tracing::error!(target: "plugin", plugin = name, "{text:?}")
+                tracing::error!(target: "plugin", plugin = name, "{text}")
             }
         }
     }
@@ -298,6 +298,19 @@ impl Embedder for WorkerEmbedder {
     }
 }
 
+/// What a guest wrote, as one line that cannot look like two or drive a terminal.
+fn one_line(message: &[u8]) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in String::from_utf8_lossy(message).chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
 /// The least level that the process writes for plugins.
 fn log_level() -> LogLevel {
     if tracing::enabled!(target: "plugin", tracing::Level::TRACE) {
@@ -310,5 +323,36 @@ fn log_level() -> LogLevel {
         LogLevel::Warn
     } else {
         LogLevel::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_writes_one_line() {
+        let rows: &[(&[u8], &str)] = &[
+            (b"{\"a\":1}", "{\"a\":1}"),
+            (b"a\r\nERROR b\t\x1b[2J", "a\\r\\nERROR b\\t\\u{1b}[2J"),
+            (b"\xff", "\u{fffd}"),
+        ];
+        for (message, expected) in rows {
+            assert_eq!(one_line(message), *expected);
+        }
+    }
+
+    #[test]
+    fn an_old_token_finds_nobody() {
+        assert_eq!(parts(token(7, 3)), (7, 3));
+        assert_eq!(parts(token(u32::MAX, u32::MAX)), (u32::MAX, u32::MAX));
+        let embedder = WorkerEmbedder::new(0, Vec::new(), Vec::new());
+        let first = embedder.admit(Weak::new());
+        embedder.dismiss(first);
+        let second = embedder.admit(Weak::new());
+        assert_ne!(first, second, "the same place, given out again");
+        embedder.dismiss(first);
+        let third = embedder.admit(Weak::new());
+        assert_ne!(second, third, "an old token frees no place");
     }
 }

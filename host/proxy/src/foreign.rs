@@ -229,3 +229,124 @@ fn key_type(spki: &[u8]) -> Option<KeyType> {
         .find(|(known, _)| *known == curve)
         .map(|(_, kind)| *kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair,
+        EcdsaSigningAlgorithm, KeyPair as _,
+    };
+
+    use super::*;
+
+    /// A key as SPKI and PEM, and its signature over `text`.
+    fn signed(algorithm: &'static EcdsaSigningAlgorithm, text: &[u8]) -> (Bytes, String, Bytes) {
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        use base64::Engine as _;
+        let key = EcdsaKeyPair::generate(algorithm).unwrap();
+        let spki: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        let spki = Bytes::copy_from_slice(spki.as_ref());
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&spki);
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{encoded}\n-----END PUBLIC KEY-----\n");
+        let signature = key.sign(&SystemRandom::new(), text).unwrap();
+        (spki, pem, Bytes::copy_from_slice(signature.as_ref()))
+    }
+
+    #[test]
+    fn signatures_are_verified_as_envoy_does() {
+        let text = Bytes::from_static(b"header.payload");
+        let (spki, pem, signature) = signed(&ECDSA_P256_SHA256_ASN1_SIGNING, &text);
+        let (other, _, wide) = signed(&ECDSA_P384_SHA384_ASN1_SIGNING, &text);
+        let none = Bytes::new;
+        let functions = ForeignFunctions::default();
+        let rows = [
+            ("sha256", spki.clone(), "", signature.clone(), Ok(true)),
+            ("SHA256", none(), &*pem, signature.clone(), Ok(true)),
+            ("sha384", other.clone(), "", wide.clone(), Ok(true)),
+            ("sha384", spki.clone(), "", signature.clone(), Ok(false)),
+            ("sha256", other, "", signature.clone(), Ok(false)),
+            ("sha256", spki.clone(), "", none(), Ok(false)),
+            ("md5", spki.clone(), "", signature.clone(), Ok(false)),
+            (
+                "sha256",
+                Bytes::from_static(b"no key"),
+                "",
+                signature.clone(),
+                Ok(false),
+            ),
+            ("sha256", none(), "no key", signature.clone(), Ok(false)),
+            (
+                "sha256",
+                spki,
+                &*pem,
+                signature.clone(),
+                Err(Status::BadArgument),
+            ),
+            ("sha256", none(), "", signature, Err(Status::BadArgument)),
+        ];
+        for (index, (hash, public_key, public_key_pem, signature, expected)) in
+            rows.into_iter().enumerate()
+        {
+            let arguments = VerifySignatureArguments {
+                hash_function: hash.to_owned(),
+                public_key,
+                signature,
+                text: text.clone(),
+                public_key_pem: public_key_pem.to_owned(),
+            };
+            let answer = functions.call("verify_signature", &arguments.encode_to_vec());
+            let verdict = answer.map(|bytes| VerifySignatureResult::decode(&*bytes).unwrap());
+            assert_eq!(
+                verdict
+                    .as_ref()
+                    .map(|verdict| verdict.result)
+                    .map_err(|status| *status),
+                expected,
+                "row {index}"
+            );
+            if let Ok(verdict) = verdict {
+                assert_eq!(verdict.error.is_empty(), verdict.result, "row {index}");
+            }
+        }
+        for (name, arguments, expected) in [
+            ("verify_signature", &b""[..], Status::BadArgument),
+            ("verify_signature", b"\xff\xff", Status::BadArgument),
+            ("no_such_function", b"", Status::NotFound),
+        ] {
+            assert_eq!(functions.call(name, arguments), Err(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_kept_are_bounded() {
+        let text = Bytes::from_static(b"x");
+        let (spki, _, signature) = signed(&ECDSA_P256_SHA256_ASN1_SIGNING, &text);
+        let functions = ForeignFunctions::default();
+        let verify = |public_key: Bytes| {
+            let arguments = VerifySignatureArguments {
+                hash_function: "sha256".into(),
+                public_key,
+                signature: signature.clone(),
+                text: text.clone(),
+                public_key_pem: String::new(),
+            };
+            functions
+                .call("verify_signature", &arguments.encode_to_vec())
+                .unwrap();
+            functions.keys.borrow().len()
+        };
+        assert_eq!(verify(spki.clone()), 1);
+        assert_eq!(verify(spki), 1, "the same key");
+        for _ in 0..KEYS_MAX {
+            let (other, _, _) = signed(&ECDSA_P256_SHA256_ASN1_SIGNING, &text);
+            assert!(verify(other) <= KEYS_MAX);
+        }
+        assert_eq!(functions.keys.borrow().len(), 1, "started afresh");
+        assert_eq!(
+            verify(Bytes::from(vec![0; KEY_BYTES_MAX + 1])),
+            1,
+            "too large to be kept"
+        );
+    }
+}

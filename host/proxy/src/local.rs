@@ -1,12 +1,14 @@
 //! Answers that the proxy makes itself: little in the body (RFC 9457), the request's id to find the rest in the log by.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use crate::fields::{HttpFields, Pseudo};
-use crate::forwarded::X_REQUEST_ID;
 use crate::upstream::UpstreamFault;
+
+/// Where the SDK and the runtime put a decision's id, too.
+const X_POLICY_DECISION_ID: HeaderName = HeaderName::from_static("x-policy-decision-id");
 
 /// An answer of the proxy.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ impl Problem {
         );
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(X_REQUEST_ID, id.clone());
+        headers.insert(X_POLICY_DECISION_ID, id.clone());
         let fields = HttpFields {
             pseudo: Pseudo::Response {
                 status: self.status,
