@@ -237,10 +237,16 @@ impl HttpStream {
         std::mem::take(&mut self.local_body)
     }
 
-    /// Goes on where a filter paused, if it wants to. After [`Embedder::wake`](crate::Embedder::wake), for both directions, also when
-    /// nothing is paused: a filter may have answered from a timer.
+    /// Goes on where a filter paused, if it wants to. After [`Embedder::wake`](crate::Embedder::wake), for the request, then for the
+    /// response, also when nothing is paused: a filter may have answered or closed the exchange from a timer. `Continue` means
+    /// that this direction waits for nothing (it may not have begun, or its part may be over), `Respond` and `Reset` are told once.
     pub fn resume(&mut self, direction: Direction) -> Progress {
-        if let Some(end) = self.ended(direction).or_else(|| self.pending(direction)) {
+        match self.end {
+            Some(Progress::Respond) if direction == Direction::Response => {}
+            Some(_) => return Progress::Continue,
+            None => {}
+        }
+        if let Some(end) = self.pending(direction) {
             return end;
         }
         match self.try_resume(direction) {

@@ -3,7 +3,7 @@
 //! Invariant: whatever a guest writes passes [`check_name`] and [`check_value`] first, so that no map ever holds a name or value
 //! that could split a message. Envoy accepts such bytes; we answer `BAD_ARGUMENT`. Source: RFC 9110 §5.1, §5.5; RFC 9113 §8.2.
 
-use std::any::Any;
+use std::{any::Any, borrow::Cow};
 
 use bytes::Bytes;
 
@@ -185,27 +185,12 @@ pub(crate) fn check_value(name: &[u8], value: &[u8]) -> Result<(), InvalidField>
     valid.then_some(()).ok_or(InvalidField)
 }
 
-/// A header name from a guest, lower-cased where it has to be, without an allocation.
-pub(crate) struct Name {
-    buffer: [u8; HEADER_NAME_BYTES_MAX],
-    len: usize,
-}
-
-impl Name {
-    /// `None` for a name that is longer than any that a map may hold.
-    pub(crate) fn new(name: &[u8]) -> Option<Self> {
-        let mut buffer = [0; HEADER_NAME_BYTES_MAX];
-        let head = buffer.get_mut(..name.len())?;
-        head.copy_from_slice(name);
-        head.make_ascii_lowercase();
-        Some(Self {
-            buffer,
-            len: name.len(),
-        })
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.buffer.get(..self.len).unwrap_or_default()
+/// A header name from a guest, in lower case. Guests write them so already, nearly always: then nothing is copied.
+pub(crate) fn lower(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.iter().any(u8::is_ascii_uppercase) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

@@ -54,7 +54,7 @@ pub const PAIRS_MAX: usize = 1024;
 pub const HEADER_BYTES_MAX: usize = 128 << 10;
 /// Headers in one map after a guest's write. Envoy's default is 100 for what comes in.
 pub const HEADERS_MAX: usize = 256;
-/// Bytes of one header name. Lower-casing takes place in a buffer of this size on the stack.
+/// Bytes of one header name. The longest registered one has 45.
 pub const HEADER_NAME_BYTES_MAX: usize = 256;
 
 /// Bytes of a local response's body. It is held in memory at once.

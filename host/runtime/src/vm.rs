@@ -8,7 +8,7 @@ use std::{cell::RefCell, rc::Rc};
 use wasmtime::{AsContextMut as _, Instance, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::{
-    abi::{AbiVersion, Action, Callback, LogLevel, TrapKind},
+    abi::{AbiVersion, Action, Callback, Callbacks, LogLevel, TrapKind},
     callout::{Answer, CalloutId, HttpCallResponse},
     context::{ROOT_CONTEXT, StreamContext},
     fields::Fields as _,
@@ -342,7 +342,7 @@ impl Vm {
     pub(crate) fn finish(
         &self,
         context: &StreamContext,
-        callbacks: crate::abi::Callbacks,
+        callbacks: Callbacks,
     ) -> Result<(), Broken> {
         let id = context.cell().map_or(0, |cell| cell.context.replace(0));
         if callbacks.contains(Callback::Done) {
@@ -355,11 +355,17 @@ impl Vm {
                 },
             )?;
         }
-        self.enter(Callback::Delete, Some(context), |store, exports| {
-            let result = call_one(&exports.delete, &mut *store, id);
-            store.data_mut().contexts.remove(id);
-            result
-        })
+        if callbacks.contains(Callback::Delete) {
+            self.enter(Callback::Delete, Some(context), |store, exports| {
+                call_one(&exports.delete, store, id)
+            })?;
+        }
+        if let Ok(mut live) = self.live.try_borrow_mut()
+            && let Some(live) = live.as_mut()
+        {
+            live.store.data_mut().contexts.remove(id);
+        }
+        Ok(())
     }
 
     pub(crate) fn tick(&self) -> Result<(), Broken> {

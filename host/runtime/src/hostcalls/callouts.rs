@@ -70,10 +70,7 @@ pub(super) fn http_call(
 fn list(pairs: &[u8]) -> Result<FieldList, Status> {
     let mut list = FieldList::new();
     for (name, value) in checked_pairs(pairs)? {
-        list.push(
-            Bytes::copy_from_slice(name.as_bytes()),
-            Bytes::copy_from_slice(value),
-        );
+        list.push(Bytes::copy_from_slice(&name), Bytes::copy_from_slice(value));
     }
     Ok(list)
 }

@@ -4,14 +4,14 @@
 //! `BAD_ARGUMENT` for values and an empty list for pairs; the size is that of names and values, and only of maps that can be changed.
 //! Unlike Envoy: names and values that could split a message, and malformed pairs, are refused with `BAD_ARGUMENT`.
 
-use std::{cell::Ref, rc::Rc};
+use std::{borrow::Cow, cell::Ref, rc::Rc};
 
 use super::Call;
 use crate::{
     abi::{AbiVersion, Failure, MapType, Status},
     callout::Answer,
     context::StreamContext,
-    fields::{Fields, Name, check_name, check_value},
+    fields::{Fields, check_name, check_value, lower},
     limits::{HEADER_BYTES_MAX, HEADERS_MAX},
     pairs,
 };
@@ -74,13 +74,11 @@ pub(super) fn header_map_value(
     out_len: u32,
 ) -> Result<(), Failure> {
     let map = known(map)?;
-    let name = Name::new(call.bytes(key, key_len)?);
-    let source = Source::find(call, map)?;
+    let source = Source::find(call, map);
+    let name = call.bytes(key, key_len)?;
+    let source = source?;
     let lent = source.lend()?;
-    match name
-        .as_ref()
-        .and_then(|name| lent.fields().get(name.as_bytes()))
-    {
+    match lent.fields().get(&lower(name)) {
         Some(value) => call.give(value, out, out_len),
         None if call.state().abi == AbiVersion::V0_1_0 => call.give(&[], out, out_len),
         None => Err(Status::NotFound.into()),
@@ -180,10 +178,10 @@ fn change(
     act: impl FnOnce(&Call<'_>, &mut dyn Fields, &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let map = known(map)?;
-    let name = Name::new(call.bytes(key, key_len)?).ok_or(Status::BadArgument)?;
+    let name = lower(call.bytes(key, key_len)?);
     let context = call.stream().ok_or(Status::BadArgument)?;
     let mut fields = context.map_mut(map)?;
-    act(call, &mut *fields, name.as_bytes())
+    act(call, &mut *fields, &name)
 }
 
 /// Whether one more field is valid and fits.
@@ -209,23 +207,24 @@ pub(super) fn set_header_map_pairs(
     let mut fields = context.map_mut(map)?;
     fields.clear();
     for (name, value) in pairs {
-        fields
-            .add(name.as_bytes(), value)
-            .map_err(|_| Status::BadArgument)?;
+        fields.add(&name, value).map_err(|_| Status::BadArgument)?;
     }
     Ok(())
 }
 
+/// A name in lower case, and a value.
+pub(super) type LowerPair<'a> = (Cow<'a, [u8]>, &'a [u8]);
+
 /// Pairs from a guest, each name lower-cased, each name and value valid, all together within the bounds of a map.
-pub(super) fn checked_pairs(bytes: &[u8]) -> Result<Vec<(Name, &[u8])>, Status> {
+pub(super) fn checked_pairs(bytes: &[u8]) -> Result<Vec<LowerPair<'_>>, Status> {
     let pairs = pairs::decode(bytes).map_err(|_| Status::BadArgument)?;
     if pairs.len() > HEADERS_MAX || bytes.len() > HEADER_BYTES_MAX {
         return Err(Status::BadArgument);
     }
     let check = |(name, value)| {
-        let name = Name::new(name)?;
-        check_name(name.as_bytes())
-            .and_then(|()| check_value(name.as_bytes(), value))
+        let name = lower(name);
+        check_name(&name)
+            .and_then(|()| check_value(&name, value))
             .ok()?;
         Some((name, value))
     };

@@ -231,8 +231,9 @@ impl Call<'_> {
         out_len: u32,
         fill: impl FnOnce(&mut [u8]) -> Option<()>,
     ) -> Result<(), Failure> {
-        self.check_out(out)?;
-        self.check_out(out_len)?;
+        let size = self.memory.data_size(&self.caller);
+        memory::range(out, 4, size)?;
+        memory::range(out_len, 4, size)?;
         let len = u32::try_from(len).map_err(|_| Status::InternalFailure)?;
         let pointer = if len == 0 { 0 } else { self.allocate(len)? };
         let memory = self.memory.data_mut(&mut self.caller);

@@ -51,10 +51,7 @@ pub(super) fn send_local_response(
     }
     let mut headers = FieldList::new();
     for (name, value) in pairs {
-        headers.push(
-            Bytes::copy_from_slice(name.as_bytes()),
-            Bytes::copy_from_slice(value),
-        );
+        headers.push(Bytes::copy_from_slice(&name), Bytes::copy_from_slice(value));
     }
     let grpc_status = u8::try_from(grpc_status)
         .ok()
