@@ -38,11 +38,12 @@ pub(crate) struct Verified {
 }
 
 impl Cache {
-    pub(crate) fn find(&mut self, token: &str) -> Option<Verified> {
+    /// `token` may be any bytes: what equals a remembered token is one.
+    pub(crate) fn find(&mut self, token: &[u8]) -> Option<Verified> {
         let entry = self
             .entries
             .get_mut(&end(token))
-            .filter(|entry| *entry.token == *token)?;
+            .filter(|entry| equal(entry.token.as_bytes(), token))?;
         self.uses += 1;
         entry.used = self.uses;
         Some(entry.verified.clone())
@@ -53,7 +54,7 @@ impl Cache {
         if weight > limits::CACHE_BYTES_MAX {
             return;
         }
-        self.remove(token);
+        self.remove(token.as_bytes());
         while self.entries.len() >= limits::CACHE_ENTRIES_MAX
             || self.bytes + weight > limits::CACHE_BYTES_MAX
         {
@@ -70,7 +71,7 @@ impl Cache {
         self.uses += 1;
         self.bytes += weight;
         self.entries.insert(
-            end(token),
+            end(token.as_bytes()),
             Entry {
                 token: token.into(),
                 verified,
@@ -81,7 +82,7 @@ impl Cache {
     }
 
     /// Forgets a token, and any other one that stands in its place.
-    pub(crate) fn remove(&mut self, token: &str) {
+    pub(crate) fn remove(&mut self, token: &[u8]) {
         if let Some(removed) = self.entries.remove(&end(token)) {
             self.bytes -= removed.weight;
         }
@@ -95,11 +96,17 @@ impl Cache {
     }
 }
 
-fn end(token: &str) -> u64 {
-    token
-        .as_bytes()
-        .last_chunk()
-        .map_or(0, |end| u64::from_be_bytes(*end))
+fn end(token: &[u8]) -> u64 {
+    token.last_chunk().map_or(0, |end| u64::from_be_bytes(*end))
+}
+
+/// Eight bytes at a time: in Wasm `==` of slices is a loop over single bytes, and a token has many hundreds.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let words = || a_words.iter().zip(b_words);
+    a.len() == b.len()
+        && words().all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+        && a_rest == b_rest
 }
 
 #[cfg(test)]
@@ -130,14 +137,14 @@ mod tests {
             ("signature", false),
             ("", false),
         ] {
-            assert_eq!(cache.find(token).is_some(), found, "{token}");
+            assert_eq!(cache.find(token.as_bytes()).is_some(), found, "{token}");
         }
         cache.insert("other.claims.signature", verified(0, 1, 0));
         assert!(
-            cache.find("header.claims.signature").is_none(),
+            cache.find(b"header.claims.signature").is_none(),
             "the same end: the later one stays"
         );
-        cache.remove("other.claims.signature");
+        cache.remove(b"other.claims.signature");
         assert_eq!((cache.entries.len(), cache.bytes), (0, 0));
     }
 
@@ -148,11 +155,11 @@ mod tests {
         for number in 0..limits::CACHE_ENTRIES_MAX {
             cache.insert(&token(number), verified(0, 1, 0));
         }
-        assert!(cache.find(&token(0)).is_some());
+        assert!(cache.find(token(0).as_bytes()).is_some());
         cache.insert(&token(9999), verified(0, 1, 0));
         assert_eq!(cache.entries.len(), limits::CACHE_ENTRIES_MAX);
-        assert!(cache.find(&token(0)).is_some());
-        assert!(cache.find(&token(1)).is_none());
+        assert!(cache.find(token(0).as_bytes()).is_some());
+        assert!(cache.find(token(1).as_bytes()).is_none());
     }
 
     #[test]
@@ -164,7 +171,7 @@ mod tests {
         }
         assert!(cache.entries.len() > 100, "{}", cache.entries.len());
         cache.insert("too heavy", verified(0, 1, limits::CACHE_BYTES_MAX));
-        assert!(cache.find("too heavy").is_none());
+        assert!(cache.find(b"too heavy").is_none());
     }
 
     #[test]
@@ -179,7 +186,7 @@ mod tests {
             "token-of-0-with-2",
             "token-of-1-with-3",
         ]
-        .map(|token| cache.find(token).is_some());
+        .map(|token| cache.find(token.as_bytes()).is_some());
         assert_eq!(left, [false, true, true]);
         assert_eq!(
             cache.bytes,

@@ -110,7 +110,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_sdk::{
     CallId, Callbacks, ConfigError, Control, Decision, Error, FieldPairs, HttpCallResponse, Level,
-    Metadata, PluginContext, Request,
+    Metadata, PluginContext, Request, SharedData,
 };
 
 pub use crate::algorithm::Algorithm;
@@ -236,7 +236,7 @@ impl Control for JwtAuth {
                 ..
             }) = self.settings.providers.get_mut(index)
             {
-                log_failure(plugin, synced.and_then(|()| remote.tick(plugin)));
+                log_failure(plugin, synced.and_then(|_| remote.tick(plugin)));
                 oldest = oldest.max(remote.age(now));
             }
         }
@@ -272,19 +272,16 @@ impl JwtAuth {
         };
         let now = seconds(request.now());
         let mut found = self.cache.find(token);
-        if let Some(verified) = &found {
-            // The issuer may have withdrawn the key.
-            let provider = verified.provider;
-            self.sync(provider, &request.shared())?;
+        // The issuer may have withdrawn the key.
+        if let Some(verified) = &found
+            && self.sync(verified.provider, &request.shared())?
+        {
             found = self.cache.find(token);
         }
         let verified = match found {
             Some(verified) => verified,
             None => match self.verify(token, now, request)? {
-                Ok(verified) => {
-                    self.cache.insert(token, verified.clone());
-                    verified
-                }
+                Ok(verified) => verified,
                 Err(refusal) => return Ok(Err(refusal)),
             },
         };
@@ -311,18 +308,24 @@ impl JwtAuth {
         Ok(Ok(verified.claims))
     }
 
-    /// Checks a token's shape, issuer and signature.
+    /// Checks a token's shape, issuer and signature, and remembers it.
     fn verify(
         &mut self,
-        token: &str,
+        token: &[u8],
         now: u64,
         request: &Request<'_>,
     ) -> Result<Result<Verified, Refusal>, Error> {
         let read = || {
+            let token = token::one(token)?;
             let parts = Parts::split(token)?;
-            Ok((parts, parts.header()?, Claims::read(&parts.payload()?)?))
+            Ok((
+                token,
+                parts,
+                parts.header()?,
+                Claims::read(&parts.payload()?)?,
+            ))
         };
-        let (parts, header, claims) = match read() {
+        let (token, parts, header, claims) = match read() {
             Ok(read) => read,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -345,11 +348,15 @@ impl JwtAuth {
             return Ok(Err(Refusal::Keys));
         };
         match provider::verify(keys, Some(&self.host), &header, &parts) {
-            Verdict::Good(key) => Ok(Ok(Verified {
-                provider: index,
-                key,
-                claims: Rc::new(claims),
-            })),
+            Verdict::Good(key) => {
+                let verified = Verified {
+                    provider: index,
+                    key,
+                    claims: Rc::new(claims),
+                };
+                self.cache.insert(token, verified.clone());
+                Ok(Ok(verified))
+            }
             Verdict::Refused(refusal) => Ok(Err(refusal)),
             Verdict::UnknownKid => {
                 if let (Keys::Remote(remote), Some(kid)) = (&mut provider.keys, &header.kid) {
@@ -360,19 +367,20 @@ impl JwtAuth {
         }
     }
 
-    /// Takes over fetched keys, and forgets what was verified with those that are gone.
-    fn sync(&mut self, index: usize, shared: &portcullis_sdk::SharedData) -> Result<(), Error> {
+    /// Takes over fetched keys, and forgets what was verified with those that are gone; true if there were new ones.
+    fn sync(&mut self, index: usize, shared: &SharedData) -> Result<bool, Error> {
         let Some(Provider {
             keys: Keys::Remote(remote),
             ..
         }) = self.settings.providers.get_mut(index)
         else {
-            return Ok(());
+            return Ok(false);
         };
-        if remote.sync(shared)? {
+        let changed = remote.sync(shared)?;
+        if changed {
             self.cache.retain_keys(index, |key| remote.holds(key));
         }
-        Ok(())
+        Ok(changed)
     }
 }
 

@@ -9,17 +9,14 @@ use crate::algorithm::Algorithm;
 use crate::challenge::Refusal;
 use crate::{json, limits};
 
-/// The token of a request, from the values of its `authorization` headers. What is longer than a token may be is not
-/// looked into.
-pub(crate) fn bearer<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<&'a str, Refusal> {
+/// What a request shows as its token, from the values of its `authorization` headers: not longer than a token may be, and
+/// otherwise any bytes until [`one`] has looked at them.
+pub(crate) fn bearer<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<&'a [u8], Refusal> {
     let value = values.next().ok_or(Refusal::Missing)?.trim_ascii();
     if values.next().is_some() {
         return Err(Refusal::Request);
     }
-    let end = value
-        .iter()
-        .position(|byte| matches!(byte, b' ' | b'\t' | b','))
-        .unwrap_or(value.len());
+    let end = value.iter().position(is_separator).unwrap_or(value.len());
     let (scheme, token) = value.split_at_checked(end).unwrap_or((value, &[]));
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return Err(Refusal::Missing);
@@ -28,10 +25,19 @@ pub(crate) fn bearer<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<&
     if token.len() > limits::TOKEN_BYTES_MAX {
         return Err(Refusal::Malformed("token_oversized"));
     }
-    if token.is_empty() || token.iter().any(|byte| matches!(byte, b' ' | b'\t' | b',')) {
+    Ok(token)
+}
+
+/// One token, as text. A remembered one has been here before, so it is looked for first.
+pub(crate) fn one(token: &[u8]) -> Result<&str, Refusal> {
+    if token.is_empty() || token.iter().any(is_separator) {
         return Err(Refusal::Request);
     }
     str::from_utf8(token).map_err(|_| Refusal::Malformed("token_malformed"))
+}
+
+fn is_separator(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b',')
 }
 
 /// A compact JWS, cut into its three parts.
@@ -136,7 +142,7 @@ pub(crate) fn media_type(typ: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, Parts, Refusal, bearer, media_type};
+    use super::{Header, Parts, Refusal, bearer, media_type, one};
     use crate::algorithm::Algorithm;
 
     #[test]
@@ -161,13 +167,13 @@ mod tests {
             (&["Basic a", "Bearer a"], Err(Refusal::Request)),
         ] {
             assert_eq!(
-                bearer(values.iter().map(|value| value.as_bytes())),
+                bearer(values.iter().map(|value| value.as_bytes())).and_then(one),
                 expected,
                 "{values:?}"
             );
         }
         assert_eq!(
-            bearer([&b"Bearer a\xff"[..]].into_iter()),
+            bearer([&b"Bearer a\xff"[..]].into_iter()).and_then(one),
             Err(Refusal::Malformed("token_malformed"))
         );
     }
