@@ -100,7 +100,11 @@ pub(crate) fn start_problems(instance: &FilterInstance, error: &StartError) -> V
             Some((path, reason)) if !path.contains(' ') => (path, reason),
             _ => ("", rest),
         };
-        Some(configuration.place_of(path).problem(reason))
+        Some(
+            configuration
+                .place_of(&blamed(path, reason))
+                .problem(reason),
+        )
     });
     let named: Vec<_> = named.collect();
     if !named.is_empty() {
@@ -117,10 +121,22 @@ pub(crate) fn start_problems(instance: &FilterInstance, error: &StartError) -> V
     ]
 }
 
+/// The key at fault. Of an unknown one serde names the mapping that it stands in, and the key itself in its words.
+fn blamed(path: &str, reason: &str) -> String {
+    let unknown = reason
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split('`').next());
+    match unknown {
+        Some(key) if path.is_empty() => key.to_owned(),
+        Some(key) => format!("{path}.{key}"),
+        None => path.to_owned(),
+    }
+}
+
 /// What a chain puts on an empty answer.
 fn reply_headers(chain: &Chain, tls: bool) -> Vec<(String, String)> {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let tls = tls.then(|| TlsInfo {
+    let tls = tls.then_some(TlsInfo {
         version: TlsVersion::V1_3,
         requested_server_name: None,
         mtls: false,

@@ -6,6 +6,7 @@
 //!
 //! Keys use Envoy's words where Envoy has one. `docs/policy.md` describes each, `docs/policies/` has examples.
 
+mod chains;
 mod cluster;
 mod filter;
 mod limits;
@@ -37,7 +38,6 @@ pub use portcullis_runtime::FailurePolicy;
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
 
-use filter::Override;
 use node::Node;
 use reader::{Field, Reader, Section};
 
@@ -100,7 +100,6 @@ const KEYS: &[&str] = &[
     "workers",
     "drain_timeout",
 ];
-const ROUTE_KEYS: &[&str] = &["name", "host", "prefix", "cluster", "filters"];
 
 impl Policy {
     /// Reads and checks the policy at `path`, and every file it names.
@@ -203,7 +202,7 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     refuse_duplicates(&route_fields);
     let filter_names = names(&filter_fields);
     let route_parts = all(&route_fields, |field| {
-        read_route(field, &known_clusters, &cluster_names, &filter_names)
+        chains::read_route(field, &known_clusters, &cluster_names, &filter_names)
     });
 
     let access_log = match section.optional("access_log") {
@@ -224,8 +223,8 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     };
 
     let (filters, configurations): (Vec<_>, Vec<_>) = complete(filters)?.into_iter().unzip();
-    let (instances, routes) = chains(&filters, configurations, complete(route_parts)?);
-    refuse_equal_matches(reader, &routes);
+    let (instances, routes) = chains::build(&filters, configurations, complete(route_parts)?);
+    chains::refuse_equal_matches(reader, &routes);
     let mut policy = Policy {
         file: section.field().place().file,
         listeners: complete(listeners)?,
@@ -258,122 +257,6 @@ fn read_admin(field: &Field<'_>) -> Option<Admin> {
         address,
         place: field.place(),
     })
-}
-
-/// A route before its chain is known.
-struct RouteParts {
-    name: String,
-    host: HostPattern,
-    prefix: PathPrefix,
-    cluster: Arc<Cluster>,
-    overrides: Vec<(String, Override)>,
-    place: Place,
-}
-
-fn read_route(
-    field: &Field<'_>,
-    clusters: &[Arc<Cluster>],
-    cluster_names: &[&str],
-    filter_names: &[&str],
-) -> Option<RouteParts> {
-    let section = field.section(ROUTE_KEYS)?;
-    let name = section
-        .required("name")
-        .and_then(|field| field.parse(scalar::name));
-    let host = match section.optional("host") {
-        Some(field) => field.parse(route::host),
-        None => Some(HostPattern::Any),
-    };
-    let prefix = match section.optional("prefix") {
-        Some(field) => field.parse(route::prefix),
-        None => route::prefix("/").ok(),
-    };
-    let cluster = section.required("cluster").and_then(|field| {
-        let name = field.string()?;
-        let found = clusters.iter().find(|cluster| cluster.name == name);
-        if found.is_none() && !cluster_names.contains(&name) {
-            field.refuse(format!("there is no cluster `{name}`"));
-        }
-        found.cloned()
-    });
-    let members = section
-        .optional("filters")
-        .map(Field::members)
-        .unwrap_or_default();
-    let overrides = members.iter().map(|(filter, field)| {
-        if !filter_names.contains(filter) {
-            field.refuse(format!("there is no filter `{filter}`"));
-            return None;
-        }
-        Some(((*filter).to_owned(), filter::read_override(field)?))
-    });
-    let overrides: Vec<_> = overrides.collect();
-    Some(RouteParts {
-        name: name?,
-        host: host?,
-        prefix: prefix?,
-        cluster: cluster?,
-        overrides: complete(overrides)?,
-        place: field.place(),
-    })
-}
-
-/// Builds every route's chain, and an instance for each filter and each configuration of it that a route wrote.
-fn chains(
-    filters: &[Arc<Filter>],
-    configurations: Vec<Configuration>,
-    parts: Vec<RouteParts>,
-) -> (Vec<Arc<FilterInstance>>, Vec<Arc<Route>>) {
-    let mut instances: Vec<Arc<FilterInstance>> = Vec::new();
-    let mut add = |name: String, filter: &Arc<Filter>, configuration: Configuration| {
-        let same = |it: &&Arc<FilterInstance>| {
-            it.filter.name == filter.name && it.configuration.json == configuration.json
-        };
-        if let Some(instance) = instances.iter().find(same) {
-            return Arc::clone(instance);
-        }
-        let instance = Arc::new(FilterInstance {
-            index: u32::try_from(instances.len()).unwrap_or(u32::MAX),
-            name,
-            filter: Arc::clone(filter),
-            configuration,
-        });
-        instances.push(Arc::clone(&instance));
-        instance
-    };
-    let base = filters
-        .iter()
-        .zip(configurations)
-        .map(|(filter, configuration)| {
-            let instance = add(filter.name.clone(), filter, configuration);
-            (Arc::clone(filter), instance)
-        });
-    let base: Vec<_> = base.collect();
-    let mut routes = Vec::new();
-    for part in parts {
-        let mut chain = Vec::new();
-        let mut off = Vec::new();
-        for (filter, instance) in &base {
-            match part.overrides.iter().find(|(name, _)| *name == filter.name) {
-                None => chain.push(Arc::clone(instance)),
-                Some((_, Override::Off)) => off.push(Arc::clone(filter)),
-                Some((_, Override::Configured(configuration))) => {
-                    let name = format!("{}@{}", filter.name, part.name);
-                    chain.push(add(name, filter, configuration.clone()));
-                }
-            }
-        }
-        routes.push(Arc::new(Route {
-            name: part.name,
-            host: part.host,
-            prefix: part.prefix,
-            cluster: part.cluster,
-            chain,
-            off,
-            place: part.place,
-        }));
-    }
-    (instances, routes)
 }
 
 /// The items of a list that must hold at least one.
@@ -412,20 +295,6 @@ fn refuse_duplicates(fields: &[Field<'_>]) {
                 "`{name}` is already the name of the one on line {}",
                 first.place().line
             ));
-        }
-    }
-}
-
-/// Two routes for the same requests: one of them would never be taken.
-fn refuse_equal_matches(reader: &Reader, routes: &[Arc<Route>]) {
-    for (index, route) in routes.iter().enumerate() {
-        let same = |other: &&Arc<Route>| other.host == route.host && other.prefix == route.prefix;
-        if let Some(first) = routes.iter().take(index).find(same) {
-            let reason = format!(
-                "matches the same requests as `{}` on line {}",
-                first.name, first.place.line
-            );
-            reader.refuse(route.place.problem(reason));
         }
     }
 }
