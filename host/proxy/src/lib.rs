@@ -2,7 +2,7 @@
 //!
 //! [`policy`] reads what an operator writes; [`serve`] runs it. Sockets, TLS, HTTP and clocks are here and nowhere else in the workspace;
 //! what a plugin sees and does is `portcullis_runtime`'s. In the order of a request:
-//! `acceptor → tls → connection → request (path, forwarded, fields) → stream → body → upstream → local`.
+//! `acceptor → tls → connection → request (head, path, forwarded, fields) → stream → forward → upstream → response → body`.
 
 pub mod cli;
 pub mod demo;
@@ -21,12 +21,16 @@ mod cluster;
 mod connection;
 mod embedder;
 mod figures;
+mod forward;
 mod forwarded;
+mod head;
 mod limits;
 mod local;
 mod module_cache;
 mod path;
+mod phase;
 mod request;
+mod response;
 mod serve;
 mod spawn;
 mod stats;

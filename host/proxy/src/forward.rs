@@ -1,0 +1,132 @@
+//! The request's last step: in the upstream's protocol, on its way, until the head of an answer, a filter's word or the time-out comes.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{Request, Uri, Version};
+use portcullis_runtime::{Direction, Progress};
+
+use crate::body::RequestBody;
+use crate::fields::{HttpFields, Pseudo};
+use crate::policy::UpstreamProtocol;
+use crate::stream::{Diversion, Flags, Stream};
+use crate::upstream::{Answer, Upstream, UpstreamFault};
+
+pub(crate) enum Forwarded {
+    Answer(Box<(Answer, Option<Duration>)>),
+    Fault(UpstreamFault),
+    Diverted(Diversion),
+}
+
+/// Sends the request and waits for the head of the answer, a filter's word, or the time-out: whichever comes first.
+pub(crate) async fn forward(
+    stream: &Rc<Stream>,
+    upstream: &Rc<Upstream>,
+    request: Request<RequestBody>,
+    again: Option<&dyn Fn() -> Option<Request<RequestBody>>>,
+) -> Forwarded {
+    let timeout = upstream.cluster.policy.request_timeout;
+    let filtered = stream.route.is_filtered;
+    let mut sending = pin!(upstream.send(request, again));
+    // Polled only once the request has been read to its end, which for most is now.
+    let mut alarm = pin!(tokio::time::sleep(timeout.unwrap_or(Duration::MAX)));
+    let mut armed = stream.request_read.get().is_some();
+    poll_fn(|context| {
+        stream.watch(Direction::Response, context);
+        if let Some(diversion) = stream.diversion() {
+            stream.clear_diversion();
+            return Poll::Ready(Forwarded::Diverted(diversion));
+        }
+        if filtered && stream.is_woken(Direction::Response) {
+            match stream.poll_resume(Direction::Response, context) {
+                Poll::Ready(Progress::Respond) => {
+                    return Poll::Ready(Forwarded::Diverted(Diversion::Respond));
+                }
+                Poll::Ready(Progress::Reset) => {
+                    return Poll::Ready(Forwarded::Diverted(Diversion::Reset));
+                }
+                _ => {}
+            }
+        }
+        if let Poll::Ready(sent) = sending.as_mut().poll(context) {
+            return Poll::Ready(match sent {
+                Ok(answer) => Forwarded::Answer(Box::new((answer, timeout))),
+                Err(_) if stream.diversion().is_some() => {
+                    let diversion = stream.diversion().unwrap_or(Diversion::Reset);
+                    stream.clear_diversion();
+                    Forwarded::Diverted(diversion)
+                }
+                Err(fault) => Forwarded::Fault(fault),
+            });
+        }
+        if let (Some(timeout), Some(read)) = (timeout, stream.request_read.get()) {
+            if !armed {
+                armed = true;
+                if let Some(due) = read.checked_add(timeout) {
+                    alarm.as_mut().reset(due.into());
+                }
+            }
+            if alarm.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Forwarded::Fault(UpstreamFault::Timeout));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// The request in the upstream's protocol.
+pub(crate) fn upstream_request(
+    fields: &HttpFields,
+    upstream: &Upstream,
+    body: RequestBody,
+) -> Option<Request<RequestBody>> {
+    let Pseudo::Request {
+        method,
+        scheme,
+        authority,
+        path,
+    } = &fields.pseudo
+    else {
+        return None;
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    let mut headers = fields.headers.clone();
+    match upstream.cluster.policy.protocol {
+        UpstreamProtocol::Http1 => {
+            *request.uri_mut() = Uri::from(path.clone());
+            headers.insert(header::HOST, authority.clone());
+            // RFC 9110 §10.1.4: TE is for the next hop, so Connection has to name it.
+            if headers.contains_key(header::TE) && !headers.contains_key(header::CONNECTION) {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+        }
+        UpstreamProtocol::Http2 => {
+            *request.version_mut() = Version::HTTP_2;
+            headers.remove(header::CONNECTION);
+            headers.remove(header::UPGRADE);
+            let uri = Uri::builder()
+                .scheme(scheme.as_str())
+                .authority(authority.as_bytes())
+                .path_and_query(path.clone());
+            *request.uri_mut() = uri.build().ok()?;
+        }
+    }
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+pub(crate) fn flags_of(fault: UpstreamFault) -> Flags {
+    match fault {
+        UpstreamFault::NoAddress => Flags::NO_UPSTREAM,
+        UpstreamFault::Connect => Flags::CONNECT_FAILURE,
+        UpstreamFault::Closed => Flags::UPSTREAM_CLOSED,
+        UpstreamFault::Protocol => Flags::UPSTREAM_PROTOCOL,
+        UpstreamFault::Timeout => Flags::UPSTREAM_TIMEOUT,
+    }
+}
