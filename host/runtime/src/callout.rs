@@ -110,9 +110,9 @@ impl From<HttpCallResponse> for Answer {
     }
 }
 
-/// Whether a callout can be sent with these headers.
+/// Whether a callout can be sent with these headers. As in Envoy, `:authority` may be empty but must be there.
 pub(crate) fn is_complete(headers: &FieldList) -> bool {
     [&b":method"[..], b":path", b":authority"]
         .iter()
-        .all(|name| headers.get(name).is_some_and(|value| !value.is_empty()))
+        .all(|name| headers.get(name).is_some())
 }

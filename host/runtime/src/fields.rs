@@ -170,14 +170,18 @@ fn is_token(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
+fn is_visible(byte: &u8) -> bool {
+    *byte > b' ' && *byte != 0x7f
+}
+
 /// Whether `value` may stand under `name`. `:status` is three digits; a method is a token; paths and authorities hold no space.
 pub(crate) fn check_value(name: &[u8], value: &[u8]) -> Result<(), InvalidField> {
     let valid = match name {
         b":status" => matches!(value, [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9']),
         b":method" => !value.is_empty() && value.iter().all(|b| is_token(b.to_ascii_lowercase())),
-        b":path" | b":authority" | b":scheme" => {
-            !value.is_empty() && value.iter().all(|b| *b > b' ' && *b != 0x7f)
-        }
+        b":path" | b":scheme" => !value.is_empty() && value.iter().all(is_visible),
+        // May be empty: the Go SDK's callouts leave it so, and Envoy takes it.
+        b":authority" => value.iter().all(is_visible),
         _ => value
             .iter()
             .all(|b| (*b >= b' ' && *b != 0x7f) || *b == b'\t'),
@@ -226,6 +230,8 @@ mod tests {
         check(b":path", b"/a?b", true);
         check(b":path", b"/a b", false);
         check(b":path", b"", false);
+        check(b":authority", b"", true);
+        check(b":authority", b"a b", false);
         check(b":status", b"204", true);
         check(b":status", b"999", false);
         check(b":status", b"0", false);

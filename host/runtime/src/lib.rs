@@ -107,11 +107,13 @@ mod chain;
 mod context;
 mod embedder;
 mod exchange;
+mod exports;
 mod fields;
 mod hostcalls;
 pub mod limits;
 mod local_response;
 mod memory;
+mod metadata;
 mod metrics;
 mod module;
 mod pairs;
@@ -119,6 +121,7 @@ mod plugin;
 mod property;
 mod shared_data;
 mod shared_queue;
+mod signature;
 mod spec;
 mod state;
 mod stats;
@@ -134,10 +137,9 @@ pub use exchange::{
 };
 pub use fields::{FieldList, Fields, InvalidField};
 pub use limits::Limits;
+pub use metadata::Metadata;
 pub use metrics::{HISTOGRAM_BOUNDS, MetricSnapshot, MetricValue, Metrics};
-pub use module::{
-    LoadError, Metadata, Module, ModuleCache, NoCache, Runtime, RuntimeError, RuntimeOptions,
-};
+pub use module::{LoadError, Module, ModuleCache, NoCache, Runtime, RuntimeError, RuntimeOptions};
 pub use plugin::{Plugin, StartError};
 pub use shared_data::SharedData;
 pub use shared_queue::{QueueTarget, SharedQueues};

@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
-    PoolingAllocationConfig, UnknownImportError, ValType, WasmBacktraceDetails,
+    PoolingAllocationConfig, UnknownImportError, WasmBacktraceDetails,
 };
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
         BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
         TABLES_MAX, VMS_MAX,
     },
+    metadata::Metadata,
+    signature,
     state::VmState,
 };
 
@@ -187,7 +189,7 @@ impl Runtime {
         if wasm.len() > MODULE_BYTES_MAX {
             return Err(LoadError::TooLarge(wasm.len()));
         }
-        let metadata = Metadata::find(wasm)?;
+        let metadata = metadata(wasm)?;
         let digest = hex(&Sha256::digest(wasm));
         let compiled = self.compiled(wasm, &digest, cache)?;
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
@@ -385,55 +387,17 @@ impl Module {
     }
 }
 
-/// What a control says of itself in the custom section `portcullis`: lines `key=value`, UTF-8.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metadata {
-    /// The control's name.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Whether it authenticates or authorises: then it may not fail open.
-    pub authenticates: bool,
-}
-
-impl Metadata {
-    const SECTION: &str = "portcullis";
-
-    fn find(wasm: &[u8]) -> Result<Option<Self>, LoadError> {
-        let mut found = None;
-        for payload in wasmparser::Parser::new(0).parse_all(wasm) {
-            match payload.map_err(|error| LoadError::Invalid(error.message().to_owned()))? {
-                wasmparser::Payload::CustomSection(section) if section.name() == Self::SECTION => {
-                    found = Some(Self::parse(section.data())?);
-                }
-                _ => {}
+fn metadata(wasm: &[u8]) -> Result<Option<Metadata>, LoadError> {
+    let mut found = None;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload.map_err(|error| LoadError::Invalid(error.message().to_owned()))? {
+            wasmparser::Payload::CustomSection(section) if section.name() == Metadata::SECTION => {
+                found = Some(Metadata::parse(section.data()).map_err(LoadError::BadMetadata)?);
             }
+            _ => {}
         }
-        Ok(found)
     }
-
-    /// Unknown keys are let be: they are a newer SDK's.
-    fn parse(data: &[u8]) -> Result<Self, LoadError> {
-        let bad = |reason: &str| LoadError::BadMetadata(reason.to_owned());
-        let text = std::str::from_utf8(data).map_err(|_| bad("not utf-8"))?;
-        let (mut name, mut version, mut authenticates) = (None, None, None);
-        for line in text.lines().filter(|line| !line.is_empty()) {
-            match line.split_once('=') {
-                Some(("name", value)) => name = Some(value.to_owned()),
-                Some(("version", value)) => version = Some(value.to_owned()),
-                Some(("authenticates", "0")) => authenticates = Some(false),
-                Some(("authenticates", "1")) => authenticates = Some(true),
-                Some(("authenticates", _)) => return Err(bad("authenticates is neither 0 nor 1")),
-                Some(_) => {}
-                None => return Err(bad("a line without =")),
-            }
-        }
-        Ok(Self {
-            name: name.ok_or_else(|| bad("no name"))?,
-            version: version.ok_or_else(|| bad("no version"))?,
-            authenticates: authenticates.unwrap_or(false),
-        })
-    }
+    Ok(found)
 }
 
 fn abi_version(module: &wasmtime::Module) -> Option<AbiVersion> {
@@ -445,56 +409,6 @@ fn abi_version(module: &wasmtime::Module) -> Option<AbiVersion> {
         .map(|(_, version)| *version)
 }
 
-/// Known exports and their signatures, as letters: `i` is i32; what follows `>` is the result.
-const SIGNATURES: &[(&str, &str)] = &[
-    ("_initialize", ">"),
-    ("_start", ">"),
-    ("main", "ii>i"),
-    ("__main_void", ">i"),
-    ("malloc", "i>i"),
-    ("proxy_on_memory_allocate", "i>i"),
-    ("proxy_on_context_create", "ii>"),
-    ("proxy_on_vm_start", "ii>i"),
-    ("proxy_on_configure", "ii>i"),
-    ("proxy_validate_configuration", "ii>i"),
-    ("proxy_on_tick", "i>"),
-    ("proxy_on_done", "i>i"),
-    ("proxy_on_log", "i>"),
-    ("proxy_on_delete", "i>"),
-    ("proxy_on_request_body", "iii>i"),
-    ("proxy_on_request_trailers", "ii>i"),
-    ("proxy_on_request_metadata", "ii>i"),
-    ("proxy_on_response_body", "iii>i"),
-    ("proxy_on_response_trailers", "ii>i"),
-    ("proxy_on_response_metadata", "ii>i"),
-    ("proxy_on_new_connection", "i>i"),
-    ("proxy_on_downstream_data", "iii>i"),
-    ("proxy_on_upstream_data", "iii>i"),
-    ("proxy_on_downstream_connection_close", "ii>"),
-    ("proxy_on_upstream_connection_close", "ii>"),
-    ("proxy_on_http_call_response", "iiiii>"),
-    ("proxy_on_grpc_receive_initial_metadata", "iii>"),
-    ("proxy_on_grpc_receive", "iii>"),
-    ("proxy_on_grpc_receive_trailing_metadata", "iii>"),
-    ("proxy_on_grpc_close", "iii>"),
-    ("proxy_on_queue_ready", "ii>"),
-];
-
-fn signature(name: &str, abi: AbiVersion) -> Option<&'static str> {
-    match name {
-        // 0.1.0 does not tell the end of the stream.
-        "proxy_on_request_headers" | "proxy_on_response_headers" if abi == AbiVersion::V0_1_0 => {
-            Some("ii>i")
-        }
-        "proxy_on_request_headers" | "proxy_on_response_headers" => Some("iii>i"),
-        "proxy_on_foreign_function" if abi > AbiVersion::V0_1_0 => Some("iii>"),
-        _ => SIGNATURES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, signature)| *signature),
-    }
-}
-
 /// Envoy loads no module with a known export of another signature, and none without an allocator.
 fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks, LoadError> {
     let mut callbacks = Callbacks::default();
@@ -503,20 +417,15 @@ fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks
         let name = export.name();
         match export.ty() {
             ExternType::Func(ty) => {
-                let Some(expected) = signature(name, abi) else {
+                let Some(expected) = signature::expected(name, abi) else {
                     continue;
                 };
-                let found = ty
-                    .params()
-                    .map(letter)
-                    .chain(['>'])
-                    .chain(ty.results().map(letter))
-                    .collect::<String>();
+                let found = signature::found(&ty);
                 if found != expected {
                     return Err(LoadError::BadExport {
                         name: name.to_owned(),
-                        expected: readable(expected),
-                        found: readable(&found),
+                        expected: signature::readable(expected),
+                        found: signature::readable(&found),
                     });
                 }
                 allocates |= matches!(name, "malloc" | "proxy_on_memory_allocate");
@@ -542,57 +451,9 @@ fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks
     Ok(callbacks)
 }
 
-fn letter(ty: ValType) -> char {
-    match ty {
-        ValType::I32 => 'i',
-        ValType::I64 => 'I',
-        ValType::F32 => 'f',
-        ValType::F64 => 'F',
-        _ => '?',
-    }
-}
-
-/// `ii>i` as `(i32, i32) -> (i32)`.
-fn readable(letters: &str) -> String {
-    let list = |letters: &str| {
-        let names = letters.chars().map(|letter| match letter {
-            'i' => "i32",
-            'I' => "i64",
-            'f' => "f32",
-            'F' => "f64",
-            _ => "other",
-        });
-        names.collect::<Vec<_>>().join(", ")
-    };
-    let (params, results) = letters.split_once('>').unwrap_or((letters, ""));
-    format!("({}) -> ({})", list(params), list(results))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metadata_is_parsed() {
-        let good = Metadata {
-            name: "jwt-auth".into(),
-            version: "0.1.0".into(),
-            authenticates: true,
-        };
-        assert_eq!(
-            Metadata::parse(b"name=jwt-auth\nversion=0.1.0\nauthenticates=1\nnewer=x\n").unwrap(),
-            good
-        );
-        for bad in [
-            "name=x",
-            "version=1",
-            "name",
-            "name=a\nversion=b\nauthenticates=yes",
-        ] {
-            assert!(Metadata::parse(bad.as_bytes()).is_err(), "{bad}");
-        }
-        assert!(Metadata::parse(b"\xff").is_err());
-    }
 
     #[test]
     fn a_sealed_entry_is_whole_or_nothing() {

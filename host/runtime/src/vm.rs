@@ -5,12 +5,13 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use wasmtime::{AsContextMut as _, Instance, Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{AsContextMut as _, Store};
 
 use crate::{
-    abi::{AbiVersion, Action, Callback, Callbacks, LogLevel, TrapKind},
+    abi::{Action, Callback, Callbacks, LogLevel, TrapKind},
     callout::{Answer, CalloutId, HttpCallResponse},
     context::{ROOT_CONTEXT, StreamContext},
+    exports::{Exports, Phase, call_one, function},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
     module::Module,
@@ -41,33 +42,6 @@ pub enum StartFailure {
     /// `proxy_on_configure` answered false.
     #[error("proxy_on_configure refused the configuration")]
     ConfigurationRefused,
-}
-
-type One = TypedFunc<u32, ()>;
-type Two = TypedFunc<(u32, u32), ()>;
-type Five = TypedFunc<(u32, u32, u32, u32, u32), ()>;
-
-/// Callbacks that a module has.
-struct Exports {
-    context_create: Option<Two>,
-    tick: Option<One>,
-    http_call_response: Option<Five>,
-    queue_ready: Option<Two>,
-    log: Option<One>,
-    done: Option<TypedFunc<u32, u32>>,
-    delete: Option<One>,
-    request_headers: Option<Phase>,
-    request_body: Option<Phase>,
-    request_trailers: Option<Phase>,
-    response_headers: Option<Phase>,
-    response_body: Option<Phase>,
-    response_trailers: Option<Phase>,
-}
-
-/// A phase callback: context, size or count, and the end of the stream for those who are told.
-enum Phase {
-    Three(TypedFunc<(u32, u32, u32), u32>),
-    Two(TypedFunc<(u32, u32), u32>),
 }
 
 struct Live {
@@ -460,64 +434,6 @@ impl Vm {
             .properties
             .get(path)
             .cloned()
-    }
-}
-
-impl Exports {
-    fn find(instance: &Instance, store: &mut Store<VmState>, abi: AbiVersion) -> Self {
-        let three = |store: &mut Store<VmState>, callback: Callback| {
-            function(instance, store, callback.name()).map(Phase::Three)
-        };
-        let two = |store: &mut Store<VmState>, callback: Callback| {
-            function(instance, store, callback.name()).map(Phase::Two)
-        };
-        let headers = |store: &mut Store<VmState>, callback| match abi {
-            AbiVersion::V0_1_0 => two(store, callback),
-            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => three(store, callback),
-        };
-        Self {
-            context_create: function(instance, store, Callback::ContextCreate.name()),
-            tick: function(instance, store, Callback::Tick.name()),
-            http_call_response: function(instance, store, Callback::HttpCallResponse.name()),
-            queue_ready: function(instance, store, Callback::QueueReady.name()),
-            log: function(instance, store, Callback::Log.name()),
-            done: function(instance, store, Callback::Done.name()),
-            delete: function(instance, store, Callback::Delete.name()),
-            request_headers: headers(store, Callback::RequestHeaders),
-            request_body: three(store, Callback::RequestBody),
-            request_trailers: two(store, Callback::RequestTrailers),
-            response_headers: headers(store, Callback::ResponseHeaders),
-            response_body: three(store, Callback::ResponseBody),
-            response_trailers: two(store, Callback::ResponseTrailers),
-        }
-    }
-
-    fn phase(&self, callback: Callback) -> Option<&Phase> {
-        match callback {
-            Callback::RequestHeaders => self.request_headers.as_ref(),
-            Callback::RequestBody => self.request_body.as_ref(),
-            Callback::RequestTrailers => self.request_trailers.as_ref(),
-            Callback::ResponseHeaders => self.response_headers.as_ref(),
-            Callback::ResponseBody => self.response_body.as_ref(),
-            Callback::ResponseTrailers => self.response_trailers.as_ref(),
-            _ => None,
-        }
-    }
-}
-
-/// Signatures were checked when the module was loaded, so a missing function is one that the module does not export.
-fn function<P: WasmParams, R: WasmResults>(
-    instance: &Instance,
-    store: &mut Store<VmState>,
-    name: &str,
-) -> Option<TypedFunc<P, R>> {
-    instance.get_typed_func(store, name).ok()
-}
-
-fn call_one(function: &Option<One>, store: &mut Store<VmState>, id: u32) -> wasmtime::Result<()> {
-    match function {
-        Some(function) => function.call(store, id),
-        None => Ok(()),
     }
 }
 
