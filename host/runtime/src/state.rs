@@ -12,8 +12,8 @@ use crate::{
     context::{Contexts, StreamContext},
     embedder::{Embedder, StreamToken},
     limits::{
-        LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, START_LOG_LINES, TABLE_ELEMENTS_MAX,
-        TABLES_MAX,
+        LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, MEMORY_BYTES_MAX, START_LOG_LINES,
+        TABLE_ELEMENTS_MAX, TABLES_MAX,
     },
     metrics::{Metric, Metrics},
     property::Properties,
@@ -116,7 +116,7 @@ pub(crate) struct Root {
 impl VmState {
     pub(crate) fn new(owner: Owner, abi: AbiVersion) -> Self {
         let limiter = Limiter {
-            memory_max: owner.spec.limits.memory_bytes,
+            memory_max: owner.spec.limits.memory_bytes.min(MEMORY_BYTES_MAX),
             stats: Arc::clone(&owner.stats),
         };
         Self {
