@@ -101,6 +101,7 @@ mod keys;
 mod limits;
 mod provider;
 mod remote;
+mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod token;
@@ -118,10 +119,10 @@ use crate::cache::{Cache, Verified};
 use crate::challenge::Refusal;
 use crate::claims::Claims;
 pub use crate::config::Config;
-use crate::config::Settings;
 use crate::crypto::HostCrypto;
 use crate::provider::{Keys, Provider, Verdict};
 use crate::remote::Remote;
+use crate::settings::Settings;
 use crate::token::Parts;
 
 /// The control, configured.
