@@ -155,7 +155,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "loops when configured",
-        filter: "module: loops.wasm",
+        filter: "{module: loops.wasm, limits: {start_time: 200ms}}",
         line: 9,
         key: "",
         words: &[],
@@ -163,7 +163,7 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "loops when instantiated",
-        filter: "module: loops-at-start.wasm",
+        filter: "{module: loops-at-start.wasm, limits: {start_time: 200ms}}",
         line: 9,
         key: "",
         words: &[],

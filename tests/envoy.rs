@@ -63,7 +63,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             concurrency: 1,
-            log_level: "info",
+            log_level: "warning",
         }
     }
 }
@@ -89,6 +89,8 @@ impl Envoy {
                 .arg(&admin_path)
                 .args(["--concurrency", &options.concurrency.to_string()])
                 .args(["--log-level", options.log_level])
+                // What plugins log.
+                .args(["--component-log-level", "wasm:info"])
                 .arg("--disable-hot-restart"),
             &folder.path().join("log"),
         )?;

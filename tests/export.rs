@@ -21,14 +21,19 @@ fn examples(folder: &Path) -> Result<Vec<PathBuf>> {
             continue;
         }
         let copy = folder.join(path.file_name().context("no name")?);
-        let mut text = fs::read_to_string(&path)?;
-        // Only what belongs to a deployment's machine is replaced: the files with its certificates.
-        for (key, file) in [
-            ("certificate_chain:", &certificates.chain),
-            ("private_key:", &certificates.key),
-            ("client_ca:", &certificates.authority),
-        ] {
-            text = replaced(&text, key, &file.display().to_string());
+        let text = fs::read_to_string(&path)?;
+        // The files that a deployment would have.
+        for file in files_named(&text) {
+            let made = match file {
+                _ if file.ends_with(".key") => &certificates.key,
+                _ if file.contains("ca.pem") => &certificates.authority,
+                _ => &certificates.chain,
+            };
+            let place = folder.join(file);
+            fs::create_dir_all(place.parent().context("no folder")?)?;
+            if place != *made {
+                fs::copy(made, place)?;
+            }
         }
         fs::write(&copy, text)?;
         examples.push(copy);
@@ -38,15 +43,10 @@ fn examples(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(examples)
 }
 
-/// The text with what follows `key` on its line replaced.
-fn replaced(text: &str, key: &str, value: &str) -> String {
-    let line = |line: &str| match line.split_once(key) {
-        Some((before, _)) if !before.contains('#') && !line.contains('{') => {
-            format!("{before}{key} {value}\n")
-        }
-        _ => format!("{line}\n"),
-    };
-    text.lines().map(line).collect()
+/// The PEM files that a policy names.
+fn files_named(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c.is_whitespace() || "{},\"'".contains(c))
+        .filter(|word| word.ends_with(".pem") || word.ends_with(".key"))
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn example_policies_are_right() -> Result<()> {
         ensure!(
             output.status.success(),
             "{}",
-            String::from_utf8_lossy(&output.stderr)
+            String::from_utf8_lossy(&output.stdout)
         );
     }
     Ok(())

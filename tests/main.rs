@@ -12,4 +12,5 @@ mod places;
 mod served;
 mod set_properties;
 mod tidy;
+mod whole;
 mod wycheproof;

@@ -68,6 +68,12 @@ pub(crate) fn in_both(
     name: &str,
     test: impl Fn(SocketAddr) -> Result<()>,
 ) -> Result<()> {
+    // What the export says as a remark only.
+    let workers = policy.get("workers").and_then(Value::as_u64).unwrap_or(1);
+    let options = envoy::Options {
+        concurrency: u32::try_from(workers)?,
+        ..envoy::Options::default()
+    };
     let folder = tempfile::tempdir()?;
     let here = Here::start(policy, folder.path())?;
     test(here.listener(name)?).with_context(|| format!("{what} in Portcullis"))?;
@@ -76,7 +82,7 @@ pub(crate) fn in_both(
         report::not_run(&format!("{what} in Envoy"), why);
         return Ok(());
     }
-    let envoy = Envoy::start(&export(policy, folder.path())?, envoy::Options::default())?;
+    let envoy = Envoy::start(&export(policy, folder.path())?, options)?;
     test(envoy.listener(name)?).with_context(|| {
         format!(
             "{what} in Envoy, which says:\n{}",

@@ -38,6 +38,7 @@ const LAYERS: &[&[&str]] = &[
     &["memory"],
     &["state"],
     &["hostcalls"],
+    &["metadata", "signature", "exports"],
     &["module"],
     &["vm"],
     &["snapshot"],
@@ -223,18 +224,17 @@ fn imported(rest: &str) -> Vec<String> {
     match rest.strip_prefix('{') {
         Some(group) => {
             let mut depth = 0_u32;
-            let mut names = vec![String::new()];
+            let mut top = String::new();
             for c in group.chars() {
                 match c {
                     '{' => depth += 1,
                     '}' if depth == 0 => break,
                     '}' => depth -= 1,
-                    ',' if depth == 0 => names.push(String::new()),
-                    c if depth == 0 => names.last_mut().unwrap().push(c),
+                    c if depth == 0 => top.push(c),
                     _ => {}
                 }
             }
-            names.iter().map(|name| word(name)).collect()
+            top.split(',').map(word).collect()
         }
         None => vec![word(rest)],
     }
@@ -333,16 +333,16 @@ fn names_are_nouns_of_the_trade() -> Result<()> {
 
 /// The words of a name, in lower case: `FooBar` and `foo_bar` are `foo` and `bar`.
 fn parts(name: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
+    let mut spaced = String::new();
     for c in name.chars() {
         if c == '_' || c.is_ascii_uppercase() {
-            parts.push(String::new());
+            spaced.push(' ');
         }
         if c != '_' {
-            parts.last_mut().unwrap().push(c.to_ascii_lowercase());
+            spaced.push(c.to_ascii_lowercase());
         }
     }
-    parts
+    spaced.split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]

@@ -109,8 +109,8 @@ func onConfigure(context, size uint32) int32 {
 			return 0
 		}
 		// The configuration is JSON with one member; a parser would only make the module bigger.
-		text := take(at, got)
-		if _, after, found := strings.Cut(text, `"greeting":"`); found {
+		if _, after, found := strings.Cut(take(at, got), `"greeting"`); found {
+			_, after, _ = strings.Cut(after, `"`)
 			greeting, _, _ = strings.Cut(after, `"`)
 		}
 	}
