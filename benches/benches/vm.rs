@@ -2,7 +2,7 @@
 
 use criterion::Criterion;
 use portcullis_benches::bed::Bed;
-use portcullis_runtime::ModuleCache;
+use portcullis_runtime::{ModuleCache, NoCache};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -26,16 +26,17 @@ fn main() -> anyhow::Result<()> {
     let mut group = criterion.benchmark_group("vm");
     group.sample_size(10);
     for builtin in portcullis_plugins::all() {
-        group.bench_function(format!("compile {}", builtin.name), |bencher| bencher.iter(|| bed.load(builtin.module).is_ok()));
+        group.bench_function(format!("compile {}", builtin.name), |bencher| bencher.iter(|| bed.load(builtin.module, &NoCache).is_ok()));
         let cache = MemoryCache::default();
-        bed.load_cached(builtin.module, &cache)?;
+        bed.load(builtin.module, &cache)?;
         group.bench_function(format!("load {} from the cache", builtin.name), |bencher| {
-            bencher.iter(|| bed.load_cached(builtin.module, &cache).is_ok());
+            bencher.iter(|| bed.load(builtin.module, &cache).is_ok());
         });
     }
     group.sample_size(50);
     for control in ["security-headers", "tls-policy", "rate-limit"] {
-        let module = bed.load(portcullis_plugins::builtin(control).map_or(&[], |builtin| builtin.module))?;
+        let module = portcullis_plugins::builtin(control).map_or(&[][..], |builtin| builtin.module);
+        let module = bed.load(module, &NoCache)?;
         group.bench_function(format!("start and configure {control}"), |bencher| {
             bencher.iter(|| bed.start(control, &module, "{}").is_ok());
         });

@@ -4,6 +4,7 @@ use crate::embedder::BenchEmbedder;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use portcullis::DiskCache;
 use portcullis::fields::{HttpFields, Pseudo, Scheme};
 use portcullis_runtime::{
     Chain, ConnectionInfo, Exchange, FailurePolicy, HttpStream, Limits, Module, ModuleCache, Plugin, PluginId,
@@ -12,29 +13,16 @@ use portcullis_runtime::{
 };
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One runtime with its epoch ticking, as in the proxy.
 pub struct Bed {
-    runtime: Arc<Runtime>,
-    ticking: Arc<AtomicBool>,
+    runtime: Runtime,
     shared: Arc<Shared>,
 }
 
 /// As in the proxy.
 const TICK: Duration = Duration::from_millis(5);
-
-/// Every module is compiled anew.
-struct NoCache;
-
-impl ModuleCache for NoCache {
-    fn read(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn write(&self, _: &str, _: &[u8]) {}
-}
 
 impl Bed {
     /// Starts the runtime and its ticker.
@@ -42,31 +30,21 @@ impl Bed {
     /// # Errors
     /// When wasmtime refuses its settings.
     pub fn new() -> Result<Self> {
-        let runtime = Arc::new(Runtime::new(RuntimeOptions::default())?);
-        let ticking = Arc::new(AtomicBool::new(true));
-        let (ticked, still) = (Arc::clone(&runtime), Arc::clone(&ticking));
+        let runtime = Runtime::new(RuntimeOptions::default())?;
+        let ticker = runtime.ticker();
         std::thread::spawn(move || {
-            while still.load(Ordering::Relaxed) {
+            while ticker() {
                 std::thread::sleep(TICK);
-                ticked.tick();
             }
         });
-        Ok(Self { runtime, ticking, shared: Arc::default() })
-    }
-
-    /// Compiles a module.
-    ///
-    /// # Errors
-    /// When the runtime refuses it.
-    pub fn load(&self, wasm: &[u8]) -> Result<Arc<Module>> {
-        Ok(self.runtime.load(wasm, &NoCache)?)
+        Ok(Self { runtime, shared: Arc::default() })
     }
 
     /// Loads a module through a cache.
     ///
     /// # Errors
     /// When the runtime refuses it.
-    pub fn load_cached(&self, wasm: &[u8], cache: &dyn ModuleCache) -> Result<Arc<Module>> {
+    pub fn load(&self, wasm: &[u8], cache: &dyn ModuleCache) -> Result<Arc<Module>> {
         Ok(self.runtime.load(wasm, cache)?)
     }
 
@@ -96,13 +74,7 @@ impl Bed {
     /// When there is no such control, or it does not start.
     pub fn chain(&self, control: &str, configuration: &str) -> Result<Chain> {
         let module = portcullis_plugins::builtin(control).with_context(|| format!("no builtin {control}"))?.module;
-        Ok(Chain::new(vec![self.start(control, &self.load(module)?, configuration)?]))
-    }
-}
-
-impl Drop for Bed {
-    fn drop(&mut self) {
-        self.ticking.store(false, Ordering::Relaxed);
+        Ok(Chain::new(vec![self.start(control, &self.load(module, &DiskCache::of_user())?, configuration)?]))
     }
 }
 

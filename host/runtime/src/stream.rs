@@ -11,6 +11,8 @@ use crate::{
     body::Body,
     embedder::StreamToken,
     exchange::{Direction, Exchange},
+    fields::Fields,
+    limits::HEADER_BYTES_MAX,
     local_response::LocalResponse,
     property::Properties,
 };
@@ -20,6 +22,8 @@ pub(crate) struct StreamCell {
     pub(crate) token: StreamToken,
     /// What filters left for later ones; `proxy_set_property`.
     pub(crate) properties: RefCell<Properties>,
+    /// Bytes that guests have written into the maps since these were last measured; see [`StreamCell::measure`].
+    written: Cell<usize>,
     pub(crate) filters: Box<[FilterCell]>,
 }
 
@@ -32,8 +36,26 @@ impl StreamCell {
             exchange: RefCell::new(exchange),
             token,
             properties: RefCell::default(),
+            written: Cell::new(0),
             filters,
         }
+    }
+
+    /// Whether `bytes` more fit into `fields`. Measuring a map walks through all of it, so it is done again only when guests
+    /// have written a quarter of the bound: until then a map that held what a client may send stays within it.
+    pub(crate) fn measure(&self, fields: &dyn Fields, bytes: usize) -> bool {
+        let written = self.written.get().saturating_add(bytes);
+        if written <= HEADER_BYTES_MAX / 4 {
+            self.written.set(written);
+            return true;
+        }
+        self.written.set(0);
+        let fits = fields.byte_size().saturating_add(bytes) <= HEADER_BYTES_MAX;
+        // What does not fit is measured each time: a guest that is refused goes on trying.
+        if !fits {
+            self.written.set(HEADER_BYTES_MAX);
+        }
+        fits
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     fields::{Fields, check_name, check_value, lower},
     limits::{HEADER_BYTES_MAX, HEADERS_MAX},
     pairs,
+    stream::StreamCell,
 };
 
 /// Where a map stands. Holds the map's owner, so that the map can be lent while the guest allocates.
@@ -127,9 +128,9 @@ pub(super) fn add_header_map_value(
     value: u32,
     len: u32,
 ) -> Result<(), Failure> {
-    change(call, map, key, key_len, |call, fields, name| {
+    change(call, map, key, key_len, |call, stream, fields, name| {
         let value = call.bytes(value, len)?;
-        check(fields, name, value)?;
+        check(stream, fields, name, value)?;
         // A pseudo-header stands once.
         let is_pseudo = name.starts_with(b":");
         let added = if is_pseudo {
@@ -149,9 +150,9 @@ pub(super) fn replace_header_map_value(
     value: u32,
     len: u32,
 ) -> Result<(), Failure> {
-    change(call, map, key, key_len, |call, fields, name| {
+    change(call, map, key, key_len, |call, stream, fields, name| {
         let value = call.bytes(value, len)?;
-        check(fields, name, value)?;
+        check(stream, fields, name, value)?;
         fields
             .replace(name, value)
             .map_err(|_| Status::BadArgument.into())
@@ -164,7 +165,7 @@ pub(super) fn remove_header_map_value(
     key: u32,
     key_len: u32,
 ) -> Result<(), Failure> {
-    change(call, map, key, key_len, |_, fields, name| {
+    change(call, map, key, key_len, |_, _, fields, name| {
         fields.remove(name);
         Ok(())
     })
@@ -175,22 +176,26 @@ fn change(
     map: u32,
     key: u32,
     key_len: u32,
-    act: impl FnOnce(&Call<'_>, &mut dyn Fields, &[u8]) -> Result<(), Failure>,
+    act: impl FnOnce(&Call<'_>, &StreamCell, &mut dyn Fields, &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let map = known(map)?;
     let name = lower(call.bytes(key, key_len)?);
     let context = call.stream().ok_or(Status::BadArgument)?;
     let mut fields = context.map_mut(map)?;
-    act(call, &mut *fields, &name)
+    act(call, &context.stream, &mut *fields, &name)
 }
 
 /// Whether one more field is valid and fits.
-fn check(fields: &dyn Fields, name: &[u8], value: &[u8]) -> Result<(), Status> {
+fn check(
+    stream: &StreamCell,
+    fields: &dyn Fields,
+    name: &[u8],
+    value: &[u8],
+) -> Result<(), Status> {
     check_name(name)
         .and_then(|()| check_value(name, value))
         .map_err(|_| Status::BadArgument)?;
-    let fits = fields.len() < HEADERS_MAX
-        && fields.byte_size() + name.len() + value.len() <= HEADER_BYTES_MAX;
+    let fits = fields.len() < HEADERS_MAX && stream.measure(fields, name.len() + value.len());
     fits.then_some(()).ok_or(Status::BadArgument)
 }
 
