@@ -17,19 +17,43 @@ fn main() -> anyhow::Result<()> {
     let mut group = criterion.benchmark_group("life in the VM");
     let mut life = |name: &str, chain: &portcullis_runtime::Chain, traffic: &Traffic| {
         // A refusal costs something else: what is measured must pass.
-        assert_eq!(pass(chain, traffic.exchange()), 200, "{name} refuses the benchmark's request");
+        assert_eq!(
+            pass(chain, traffic.exchange()),
+            200,
+            "{name} refuses the benchmark's request"
+        );
         group.bench_function(name, |bencher| {
-            bencher.iter_batched(|| traffic.exchange(), |exchange| pass(chain, exchange), BatchSize::SmallInput);
+            bencher.iter_batched(
+                || traffic.exchange(),
+                |exchange| pass(chain, exchange),
+                BatchSize::SmallInput,
+            );
         });
     };
     let plain = Traffic::new(&[]);
     let with_token = Traffic::new(&[bearer]);
-    life("no filter", &portcullis_runtime::Chain::new(Vec::new()), &plain);
-    life("security-headers, hsts alone", &bed.chain("security-headers", hsts_alone)?, &plain);
-    life("security-headers", &bed.chain("security-headers", "{}")?, &plain);
+    life(
+        "no filter",
+        &portcullis_runtime::Chain::new(Vec::new()),
+        &plain,
+    );
+    life(
+        "security-headers, hsts alone",
+        &bed.chain("security-headers", hsts_alone)?,
+        &plain,
+    );
+    life(
+        "security-headers",
+        &bed.chain("security-headers", "{}")?,
+        &plain,
+    );
     life("tls-policy", &bed.chain("tls-policy", "{}")?, &plain);
     life("rate-limit", &bed.chain("rate-limit", limits)?, &plain);
-    life("jwt-auth, cached token", &bed.chain("jwt-auth", &jwt_auth)?, &with_token);
+    life(
+        "jwt-auth, cached token",
+        &bed.chain("jwt-auth", &jwt_auth)?,
+        &with_token,
+    );
     group.finish();
     criterion.final_summary();
     Ok(())

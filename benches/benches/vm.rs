@@ -1,8 +1,8 @@
 //! What a VM costs before it serves: compiling a module, loading it from the cache, starting and configuring a plugin.
 
-use criterion::Criterion;
-use portcullis_benches::bed::Bed;
-use portcullis_runtime::{ModuleCache, NoCache};
+use criterion::{BatchSize, Criterion};
+use portcullis_benches::bed::{Bed, Traffic, pass};
+use portcullis_runtime::{Chain, ModuleCache, NoCache};
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -16,9 +16,24 @@ impl ModuleCache for MemoryCache {
     }
 
     fn write(&self, key: &str, compiled: &[u8]) {
-        self.0.borrow_mut().insert(key.to_owned(), compiled.to_vec());
+        self.0
+            .borrow_mut()
+            .insert(key.to_owned(), compiled.to_vec());
     }
 }
+
+/// Traps where a request has `x-crime`.
+const TRAPPING: &str = r#"(module
+  (import "env" "proxy_get_header_map_value" (func $header (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 1024) "x-crime")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 65536))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (if (i32.eqz (call $header (i32.const 0) (i32.const 1024) (i32.const 7) (i32.const 0) (i32.const 4))) (then unreachable))
+    (i32.const 0)))"#;
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
@@ -26,7 +41,9 @@ fn main() -> anyhow::Result<()> {
     let mut group = criterion.benchmark_group("vm");
     group.sample_size(10);
     for builtin in portcullis_plugins::all() {
-        group.bench_function(format!("compile {}", builtin.name), |bencher| bencher.iter(|| bed.load(builtin.module, &NoCache).is_ok()));
+        group.bench_function(format!("compile {}", builtin.name), |bencher| {
+            bencher.iter(|| bed.load(builtin.module, &NoCache).is_ok())
+        });
         let cache = MemoryCache::default();
         bed.load(builtin.module, &cache)?;
         group.bench_function(format!("load {} from the cache", builtin.name), |bencher| {
@@ -41,6 +58,23 @@ fn main() -> anyhow::Result<()> {
             bencher.iter(|| bed.start(control, &module, "{}").is_ok());
         });
     }
+    let trapping = bed.load(&wat::parse_str(TRAPPING)?, &NoCache)?;
+    let chain = Chain::new(vec![bed.start("trapping", &trapping, "")?]);
+    let (bad, good) = (
+        Traffic::new(&[("x-crime", "trap".to_owned())]),
+        Traffic::new(&[]),
+    );
+    assert_eq!(
+        (pass(&chain, bad.exchange()), pass(&chain, good.exchange())),
+        (503, 200)
+    );
+    group.bench_function("a trap, and the next request on a fresh VM", |bencher| {
+        bencher.iter_batched(
+            || (bad.exchange(), good.exchange()),
+            |(bad, good)| (pass(&chain, bad), pass(&chain, good)),
+            BatchSize::SmallInput,
+        );
+    });
     group.finish();
     criterion.final_summary();
     Ok(())

@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use portcullis::DiskCache;
 use portcullis::fields::{HttpFields, Pseudo, Scheme};
 use portcullis_runtime::{
-    Chain, ConnectionInfo, Exchange, FailurePolicy, HttpStream, Limits, Module, ModuleCache, Plugin, PluginId,
-    PluginSpec, Progress, Protocol, RouteInfo, Runtime, RuntimeOptions, Shared, StreamInfo, StreamToken, TlsInfo,
-    TlsVersion,
+    Chain, ConnectionInfo, Exchange, FailurePolicy, HttpStream, Limits, Module, ModuleCache,
+    Plugin, PluginId, PluginSpec, Progress, Protocol, RouteInfo, Runtime, RuntimeOptions, Shared,
+    StreamInfo, StreamToken, TlsInfo, TlsVersion,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,10 @@ impl Bed {
                 std::thread::sleep(TICK);
             }
         });
-        Ok(Self { runtime, shared: Arc::default() })
+        Ok(Self {
+            runtime,
+            shared: Arc::default(),
+        })
     }
 
     /// Loads a module through a cache.
@@ -52,7 +55,12 @@ impl Bed {
     ///
     /// # Errors
     /// When the module does not start or refuses its configuration.
-    pub fn start(&self, name: &str, module: &Arc<Module>, configuration: &str) -> Result<Rc<Plugin>> {
+    pub fn start(
+        &self,
+        name: &str,
+        module: &Arc<Module>,
+        configuration: &str,
+    ) -> Result<Rc<Plugin>> {
         let spec = PluginSpec {
             name: name.to_owned(),
             root_id: String::new(),
@@ -64,8 +72,14 @@ impl Bed {
             clusters: Vec::new(),
         };
         let embedder = Rc::new(BenchEmbedder::default());
-        Plugin::start(PluginId(0), Arc::clone(module), Arc::new(spec), Arc::clone(&self.shared), embedder)
-            .with_context(|| format!("{name} does not start"))
+        Plugin::start(
+            PluginId(0),
+            Arc::clone(module),
+            Arc::new(spec),
+            Arc::clone(&self.shared),
+            embedder,
+        )
+        .with_context(|| format!("{name} does not start"))
     }
 
     /// A built-in control in a chain of its own.
@@ -73,8 +87,14 @@ impl Bed {
     /// # Errors
     /// When there is no such control, or it does not start.
     pub fn chain(&self, control: &str, configuration: &str) -> Result<Chain> {
-        let module = portcullis_plugins::builtin(control).with_context(|| format!("no builtin {control}"))?.module;
-        Ok(Chain::new(vec![self.start(control, &self.load(module, &DiskCache::of_user())?, configuration)?]))
+        let module = portcullis_plugins::builtin(control)
+            .with_context(|| format!("no builtin {control}"))?
+            .module;
+        Ok(Chain::new(vec![self.start(
+            control,
+            &self.load(module, &DiskCache::of_user())?,
+            configuration,
+        )?]))
     }
 }
 
@@ -91,8 +111,14 @@ impl Traffic {
     pub fn new(headers: &[(&'static str, String)]) -> Self {
         let mut request = HeaderMap::new();
         for (name, value) in [
-            ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
-            ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+            (
+                "user-agent",
+                "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            ),
+            (
+                "accept",
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            ),
             ("accept-language", "en-US,en;q=0.5"),
             ("accept-encoding", "gzip, deflate, br, zstd"),
             ("x-forwarded-for", "192.0.2.7"),
@@ -145,7 +171,12 @@ impl Traffic {
                 },
                 headers: request,
             },
-            response: HttpFields { pseudo: Pseudo::Response { status: StatusCode::OK }, headers: response },
+            response: HttpFields {
+                pseudo: Pseudo::Response {
+                    status: StatusCode::OK,
+                },
+                headers: response,
+            },
             info: StreamInfo {
                 connection: Rc::new(connection),
                 route: Rc::new(RouteInfo::default()),
@@ -163,7 +194,10 @@ impl Traffic {
 
     /// What a proxy holds for one exchange, before any filter ran.
     pub fn exchange(&self) -> (Exchange, HttpFields) {
-        (Exchange::new(Box::new(self.request.clone()), self.info.clone()), self.response.clone())
+        (
+            Exchange::new(Box::new(self.request.clone()), self.info.clone()),
+            self.response.clone(),
+        )
     }
 }
 
@@ -178,7 +212,12 @@ pub fn pass(chain: &Chain, (exchange, response): (Exchange, HttpFields)) -> u16 
         .exchange()
         .response_headers
         .as_ref()
-        .and_then(|headers| std::str::from_utf8(headers.get(b":status")?).ok()?.parse().ok())
+        .and_then(|headers| {
+            std::str::from_utf8(headers.get(b":status")?)
+                .ok()?
+                .parse()
+                .ok()
+        })
         .unwrap_or_default();
     stream.finish();
     status

@@ -2,7 +2,8 @@
 //! network.
 
 use portcullis_runtime::{
-    CalloutError, CalloutId, Embedder, HttpCall, LogLevel, PluginId, PluginSpec, QueueTarget, Status, StreamToken,
+    CalloutError, CalloutId, Embedder, HttpCall, LogLevel, PluginId, PluginSpec, QueueTarget,
+    Status, StreamToken,
 };
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,10 @@ pub struct BenchEmbedder {
 
 impl Default for BenchEmbedder {
     fn default() -> Self {
-        Self { start: Instant::now(), foreign: portcullis::foreign::ForeignFunctions::default() }
+        Self {
+            start: Instant::now(),
+            foreign: portcullis::foreign::ForeignFunctions::default(),
+        }
     }
 }
 
@@ -24,7 +28,11 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 impl Embedder for BenchEmbedder {
     fn unix_time_ns(&self) -> u64 {
-        nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        nanoseconds(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+        )
     }
 
     fn monotonic_ns(&self) -> u64 {

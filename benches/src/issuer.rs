@@ -25,7 +25,9 @@ impl Issuer {
     /// # Errors
     /// When the library cannot make one.
     pub fn new() -> Result<Self> {
-        Ok(Self { key: KeyPair::generate(KeySize::Rsa2048).context("no RSA key could be made")? })
+        Ok(Self {
+            key: KeyPair::generate(KeySize::Rsa2048).context("no RSA key could be made")?,
+        })
     }
 
     /// The configuration of jwt-auth that trusts this issuer, as JSON.
@@ -58,7 +60,12 @@ impl Issuer {
         );
         let mut signature = vec![0; self.key.public_modulus_len()];
         self.key
-            .sign(&RSA_PKCS1_SHA256, &aws_lc_rs::rand::SystemRandom::new(), token.as_bytes(), &mut signature)
+            .sign(
+                &RSA_PKCS1_SHA256,
+                &aws_lc_rs::rand::SystemRandom::new(),
+                token.as_bytes(),
+                &mut signature,
+            )
             .context("cannot sign a token")?;
         token.push('.');
         token.push_str(&URL_SAFE_NO_PAD.encode(signature));

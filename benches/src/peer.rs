@@ -61,10 +61,22 @@ impl Setting {
     ///
     /// # Errors
     /// When a file or key cannot be made.
-    pub fn new(folder: tempfile::TempDir, portcullis: PathBuf, envoy: PathBuf, upstream: SocketAddr) -> Result<Self> {
+    pub fn new(
+        folder: tempfile::TempDir,
+        portcullis: PathBuf,
+        envoy: PathBuf,
+        upstream: SocketAddr,
+    ) -> Result<Self> {
         let certificates = Certificates::make(folder.path())?;
         let issuer = crate::issuer::Issuer::new()?;
-        Ok(Self { folder, portcullis, envoy, upstream, certificates, issuer })
+        Ok(Self {
+            folder,
+            portcullis,
+            envoy,
+            upstream,
+            certificates,
+            issuer,
+        })
     }
 
     /// Starts one peer on one worker thread and waits until it takes connections.
@@ -72,7 +84,10 @@ impl Setting {
     /// # Errors
     /// When it does not start; its last words are in the error.
     pub fn start(&self, program: Program, controls: Controls) -> Result<Peer> {
-        let folder = self.folder.path().join(format!("{program:?}-{controls:?}").to_lowercase());
+        let folder = self
+            .folder
+            .path()
+            .join(format!("{program:?}-{controls:?}").to_lowercase());
         std::fs::create_dir_all(&folder)?;
         let address = free_address()?;
         let policy = folder.join("policy.yaml");
@@ -87,14 +102,27 @@ impl Setting {
                 self.export(&policy, &folder)?;
                 let mut command = Command::new(&self.envoy);
                 command.arg("-c").arg(folder.join("envoy.yaml"));
-                command.args(["--concurrency", "1", "--log-level", "warn", "--use-dynamic-base-id"]);
+                command.args([
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "warn",
+                    "--use-dynamic-base-id",
+                ]);
                 command
             }
         };
         let process = Process::start(&mut command, &folder.join("log"))?;
-        until(READY_TIMEOUT, "the peer's port", || Ok(TcpStream::connect(address).is_ok()))
-            .with_context(|| format!("{program:?} says:\n{}", process.last_words()))?;
-        Ok(Peer { program, controls, process, address })
+        until(READY_TIMEOUT, "the peer's port", || {
+            Ok(TcpStream::connect(address).is_ok())
+        })
+        .with_context(|| format!("{program:?} says:\n{}", process.last_words()))?;
+        Ok(Peer {
+            program,
+            controls,
+            process,
+            address,
+        })
     }
 
     fn export(&self, policy: &Path, folder: &Path) -> Result<()> {
@@ -105,12 +133,21 @@ impl Setting {
             .arg(folder)
             .output()
             .context("cannot run portcullis export")?;
-        ensure!(output.status.success(), "export failed: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "export failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     }
 
     fn policy(&self, address: SocketAddr, controls: Controls) -> String {
-        let Self { certificates, upstream, issuer, .. } = self;
+        let Self {
+            certificates,
+            upstream,
+            issuer,
+            ..
+        } = self;
         let (chain, key) = (certificates.chain.display(), certificates.key.display());
         let filters = match controls {
             Controls::None => String::new(),
@@ -148,8 +185,17 @@ clusters:
     ///
     /// # Errors
     /// When no token can be signed.
-    pub fn load(&self, peer: &Peer, protocol: Protocol, connections: usize, rate: Option<f64>, duration: Duration) -> Result<Load> {
-        let tls = self.certificates.client(&rustls::version::TLS13, b"http/1.1")?;
+    pub fn load(
+        &self,
+        peer: &Peer,
+        protocol: Protocol,
+        connections: usize,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> Result<Load> {
+        let tls = self
+            .certificates
+            .client(&rustls::version::TLS13, b"http/1.1")?;
         Ok(Load {
             address: peer.address,
             tls: Some(Arc::clone(&tls)),
@@ -160,7 +206,10 @@ clusters:
             authority: "localhost".to_owned(),
             path: "/".to_owned(),
             headers: vec![
-                ("authorization".to_owned(), format!("Bearer {}", self.issuer.token()?)),
+                (
+                    "authorization".to_owned(),
+                    format!("Bearer {}", self.issuer.token()?),
+                ),
                 ("user-agent".to_owned(), "portcullis-compare".to_owned()),
                 ("accept".to_owned(), "*/*".to_owned()),
             ],

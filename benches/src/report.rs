@@ -31,6 +31,31 @@ impl std::fmt::Display for Figures {
     }
 }
 
+/// A figure that is compared as a ratio.
+struct Row {
+    name: &'static str,
+    figure: fn(&Figures) -> f64,
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "CPU a request, ours / Envoy",
+        figure: |it| it.cpu_us,
+    },
+    Row {
+        name: "p50, ours / Envoy",
+        figure: |it| it.p50_us,
+    },
+    Row {
+        name: "p99, ours / Envoy",
+        figure: |it| it.p99_us,
+    },
+    Row {
+        name: "requests/s at saturation, ours / Envoy",
+        figure: |it| it.saturation_rps,
+    },
+];
+
 /// One peer's figures in one round.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Round {
@@ -55,12 +80,25 @@ pub struct Report {
 
 impl Report {
     /// An empty report.
-    pub fn new(processors: usize, pinned: bool, protocol: Protocol, rate: f64, seconds: u64) -> Self {
+    pub fn new(
+        processors: usize,
+        pinned: bool,
+        protocol: Protocol,
+        rate: f64,
+        seconds: u64,
+    ) -> Self {
         let protocol = match protocol {
             Protocol::Http1 => "HTTP/1.1",
             Protocol::Http2 => "HTTP/2",
         };
-        Self { processors, pinned, protocol, rate, seconds, rounds: Vec::new() }
+        Self {
+            processors,
+            pinned,
+            protocol,
+            rate,
+            seconds,
+            rounds: Vec::new(),
+        }
     }
 
     /// Adds what one peer showed.
@@ -68,7 +106,12 @@ impl Report {
         self.rounds.push(round);
     }
 
-    fn values(&self, program: Program, controls: Controls, figure: fn(&Figures) -> f64) -> Vec<f64> {
+    fn values(
+        &self,
+        program: Program,
+        controls: Controls,
+        figure: fn(&Figures) -> f64,
+    ) -> Vec<f64> {
         self.rounds
             .iter()
             .filter(|round| (round.program, round.controls) == (program, controls))
@@ -80,40 +123,55 @@ impl Report {
     fn ratio(&self, controls: Controls, figure: fn(&Figures) -> f64) -> Spread {
         let ours = self.values(Program::Portcullis, controls, figure);
         let theirs = self.values(Program::Envoy, controls, figure);
-        spread(&ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
+        spread(
+            &ours
+                .iter()
+                .zip(&theirs)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The ratio of one of our figures with the four controls to the same without.
     fn over_plain(&self, program: Program, figure: fn(&Figures) -> f64) -> Spread {
         let four = self.values(program, Controls::Four, figure);
         let plain = self.values(program, Controls::None, figure);
-        spread(&four.iter().zip(&plain).map(|(four, plain)| four / plain).collect::<Vec<_>>())
+        spread(
+            &four
+                .iter()
+                .zip(&plain)
+                .map(|(four, plain)| four / plain)
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// The ratios first, then the figures.
     pub fn markdown(&self) -> String {
         let mut text = String::new();
-        let rounds = self.values(Program::Portcullis, Controls::None, |it| it.cpu_us).len();
-        let pinned = if self.pinned { "proxy on one, load and upstream on the other" } else { "not pinned" };
+        let rounds = self
+            .values(Program::Portcullis, Controls::None, |it| it.cpu_us)
+            .len();
+        let pinned = if self.pinned {
+            "proxy on one, load and upstream on the other"
+        } else {
+            "not pinned"
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "{} over TLS 1.3, {} processors ({pinned}), open loop at {} requests/s, {rounds} interleaved rounds of {} s; every answer 200.\n",
             self.protocol, self.processors, self.rate, self.seconds
         );
-        let _ = writeln!(text, "| ratio (median of rounds, min–max) | no filter | four controls |\n|---|---|---|");
-        let figures: [(&str, fn(&Figures) -> f64); 4] = [
-            ("CPU a request, ours / Envoy", |it| it.cpu_us),
-            ("p50, ours / Envoy", |it| it.p50_us),
-            ("p99, ours / Envoy", |it| it.p99_us),
-            ("requests/s at saturation, ours / Envoy", |it| it.saturation_rps),
-        ];
-        for (name, figure) in figures {
+        let _ = writeln!(
+            text,
+            "| ratio (median of rounds, min–max) | no filter | four controls |\n|---|---|---|"
+        );
+        for Row { name, figure } in ROWS {
             let _ = writeln!(
                 text,
                 "| {name} | {} | {} |",
-                show(self.ratio(Controls::None, figure)),
-                show(self.ratio(Controls::Four, figure))
+                show(self.ratio(Controls::None, *figure)),
+                show(self.ratio(Controls::Four, *figure))
             );
         }
         let _ = writeln!(
@@ -159,10 +217,15 @@ impl Report {
             "p99_four_vs_envoy_wasm": self.ratio(Controls::Four, |it| it.p99_us),
             "cpu_four_over_plain": self.over_plain(Program::Portcullis, cpu),
         });
-        Ok(serde_json::to_string_pretty(&serde_json::json!({"conditions": self, "ratios": ratios}))?)
+        Ok(serde_json::to_string_pretty(
+            &serde_json::json!({"conditions": self, "ratios": ratios}),
+        )?)
     }
 }
 
 fn show(ratio: Spread) -> String {
-    format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.minimum, ratio.maximum)
+    format!(
+        "{:.2} ({:.2}–{:.2})",
+        ratio.median, ratio.minimum, ratio.maximum
+    )
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The value below which `share` (0 to 1) of the sorted values lie, by the nearest rank; zero for none.
-pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
+/// The value below which so many `percent` of the sorted values lie, by the nearest rank; zero for none.
+pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (percent * sorted.len()).div_ceil(100);
     sorted
         .get(rank.clamp(1, sorted.len().max(1)) - 1)
         .copied()
@@ -48,14 +48,14 @@ mod tests {
     #[test]
     fn percentiles_by_nearest_rank() {
         let values: Vec<Duration> = (1..=100).map(Duration::from_micros).collect();
-        for (share, expected) in [(0.0, 1), (0.5, 50), (0.99, 99), (1.0, 100)] {
+        for (percent, expected) in [(0, 1), (50, 50), (99, 99), (100, 100)] {
             assert_eq!(
-                percentile(&values, share),
+                percentile(&values, percent),
                 Duration::from_micros(expected),
-                "{share}"
+                "{percent}"
             );
         }
-        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
     }
 
     #[test]

@@ -15,11 +15,13 @@ const BODY: &[u8; 102] = &[b'x'; 102];
 /// # Errors
 /// When no port can be had.
 pub fn start() -> Result<SocketAddr> {
-    let listener =
-        std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port for the upstream")?;
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .context("no port for the upstream")?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::spawn(move || {
         tokio::task::LocalSet::new().block_on(&runtime, async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -31,7 +33,8 @@ pub fn start() -> Result<SocketAddr> {
                 });
                 // A peer that closes a connection ends its task, and only that.
                 tokio::task::spawn_local(
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
                 );
             }
             #[expect(unreachable_code, reason = "names the error type of the loop above")]

@@ -13,11 +13,15 @@ use std::time::Duration;
 
 /// Compare what a request costs in Portcullis and in Envoy.
 #[derive(Parser)]
-#[command(version, about, long_about = "Compare what a request costs in Portcullis and in Envoy.
+#[command(
+    version,
+    about,
+    long_about = "Compare what a request costs in Portcullis and in Envoy.
 
 Starts both proxies, each with no filter and with the four controls (valid cached RS256 token, every answer 200), and drives them in \
 turn with the same open-loop load over TLS 1.3: latencies count from the intended start of a request. Then a closed loop finds the \
-saturation. The proxies are pinned to processor 0, load and upstream to processor 1.")]
+saturation. The proxies are pinned to processor 0, load and upstream to processor 1."
+)]
 struct Arguments {
     /// Rounds; each peer is measured once a round
     #[arg(long, default_value_t = 9)]
@@ -26,7 +30,7 @@ struct Arguments {
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Requests a second of the open-loop load
-    #[arg(long, default_value_t = 2000.0)]
+    #[arg(long, default_value_t = 8000.0)]
     rate: f64,
     /// Connections
     #[arg(long, default_value_t = 16)]
@@ -71,7 +75,8 @@ fn compare(mut arguments: Arguments) -> Result<()> {
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let portcullis = folder.path().join(PROXY);
-    std::os::unix::fs::symlink(std::env::current_exe()?, &portcullis).context("cannot name this program portcullis")?;
+    std::os::unix::fs::symlink(std::env::current_exe()?, &portcullis)
+        .context("cannot name this program portcullis")?;
     let envoy = portcullis_tests::envoy::program()?;
     let processors = std::thread::available_parallelism()?.get();
     let pinned = processors >= 2;
@@ -97,34 +102,65 @@ fn compare(mut arguments: Arguments) -> Result<()> {
         process::pin(1)?;
     }
 
-    let protocol = if arguments.http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let protocol = if arguments.http2 {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    };
     for peer in &peers {
-        let outcome = load::run(&setting.load(peer, protocol, arguments.connections, None, WARM_UP)?)?;
+        let outcome =
+            load::run(&setting.load(peer, protocol, arguments.connections, None, WARM_UP)?)?;
         all_good(peer, &outcome)?;
     }
-    let mut report = Report::new(processors, pinned, protocol, arguments.rate, arguments.seconds);
+    let mut report = Report::new(
+        processors,
+        pinned,
+        protocol,
+        arguments.rate,
+        arguments.seconds,
+    );
     for round in 1..=arguments.rounds {
         for peer in &peers {
             let round_figures = measure(&setting, peer, protocol, &arguments)
                 .with_context(|| format!("{:?} with controls {:?}", peer.program, peer.controls))?;
-            eprintln!("round {round}: {:?}/{:?} {round_figures}", peer.program, peer.controls);
-            report.add(Round { program: peer.program, controls: peer.controls, figures: round_figures });
+            eprintln!(
+                "round {round}: {:?}/{:?} {round_figures}",
+                peer.program, peer.controls
+            );
+            report.add(Round {
+                program: peer.program,
+                controls: peer.controls,
+                figures: round_figures,
+            });
         }
     }
     println!("{}", report.markdown());
     if let Some(file) = arguments.markdown {
-        std::fs::write(&file, report.markdown()).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, report.markdown())
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if let Some(file) = arguments.json {
-        std::fs::write(&file, report.json()?).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::write(&file, report.json()?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
 
 /// One peer's turn in one round: the open loop for cost and latency, then the closed loop for saturation.
-fn measure(setting: &Setting, peer: &Peer, protocol: Protocol, arguments: &Arguments) -> Result<Figures> {
+fn measure(
+    setting: &Setting,
+    peer: &Peer,
+    protocol: Protocol,
+    arguments: &Arguments,
+) -> Result<Figures> {
     let duration = Duration::from_secs(arguments.seconds);
-    let open = setting.load(peer, protocol, arguments.connections, Some(arguments.rate), duration)?;
+    let open = setting.load(
+        peer,
+        protocol,
+        arguments.connections,
+        Some(arguments.rate),
+        duration,
+    )?;
     let before = process::usage(peer.process.id())?;
     let outcome = load::run(&open)?;
     let after = process::usage(peer.process.id())?;
@@ -136,8 +172,8 @@ fn measure(setting: &Setting, peer: &Peer, protocol: Protocol, arguments: &Argum
     all_good(peer, &saturated)?;
     Ok(Figures {
         cpu_us: cpu.as_secs_f64() * 1e6 / outcome.good as f64,
-        p50_us: statistics::percentile(&outcome.latencies, 0.5).as_secs_f64() * 1e6,
-        p99_us: statistics::percentile(&outcome.latencies, 0.99).as_secs_f64() * 1e6,
+        p50_us: statistics::percentile(&outcome.latencies, 50).as_secs_f64() * 1e6,
+        p99_us: statistics::percentile(&outcome.latencies, 99).as_secs_f64() * 1e6,
         saturation_rps: saturated.good as f64 / saturated.elapsed.as_secs_f64(),
         resident_mib: after.resident_bytes as f64 / f64::from(1 << 20),
     })
