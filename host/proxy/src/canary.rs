@@ -100,11 +100,7 @@ pub(crate) fn start_problems(instance: &FilterInstance, error: &StartError) -> V
             Some((path, reason)) if !path.contains(' ') => (path, reason),
             _ => ("", rest),
         };
-        Some(
-            configuration
-                .place_of(&blamed(path, reason))
-                .problem(reason),
-        )
+        Some(configuration.place_of(path).problem(reason))
     });
     let named: Vec<_> = named.collect();
     if !named.is_empty() {
@@ -119,18 +115,6 @@ pub(crate) fn start_problems(instance: &FilterInstance, error: &StartError) -> V
             .place()
             .problem(format!("{}{}", error.failure, said.collect::<String>())),
     ]
-}
-
-/// The key at fault. Of an unknown one serde names the mapping that it stands in, and the key itself in its words.
-fn blamed(path: &str, reason: &str) -> String {
-    let unknown = reason
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split('`').next());
-    match unknown {
-        Some(key) if path.is_empty() => key.to_owned(),
-        Some(key) => format!("{path}.{key}"),
-        None => path.to_owned(),
-    }
 }
 
 /// What a chain puts on an empty answer.

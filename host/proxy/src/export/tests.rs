@@ -220,4 +220,8 @@ filters:
         "    key: address\n    unknown: 1\n",
         "p.yaml:9: filters[0].configuration.unknown: ",
     );
+    check(
+        "    limits:\n    - name: a\n      requests: 1\n      burts: 1\n",
+        "p.yaml:11: filters[0].configuration.limits[0].burts: ",
+    );
 }
