@@ -16,7 +16,8 @@ use crate::serve;
 
 /// Checks a policy and says everything that is wrong with it
 ///
-/// Prints each problem as `file:line: key: reason` and exits with 1 if there is any. Beyond the file itself it reads every certificate, key and
+/// Prints each problem to standard output as `file:line: key: reason` and exits with 1 if there is any: they are what it is for, so they can be
+/// piped. (`serve`, `export` and `demo` print the same lines to standard error.) Beyond the file itself it reads every certificate, key and
 /// module that the policy names, and lets each plugin start and judge its own configuration. No port is bound and nothing is called.
 ///
 /// Warnings name what is allowed but risky; they go to standard error and do not change the exit code.

@@ -16,6 +16,7 @@ use crate::serve::{self, ServeOptions};
 /// Starts an upstream that answers with what it saw, and before it a proxy with a plaintext and a TLS listener, an admin listener, and
 /// security-headers, tls-policy, jwt-auth and rate-limit. Certificates, tokens and the policy are made on the spot and kept in a folder;
 /// curl lines to try are printed. Everything listens on 127.0.0.1 only. Ctrl-C drains and stops.
+/// What goes wrong is said on standard error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis demo --dir demo --http-port 0 --https-port 0")]
 pub(super) struct Demo {

@@ -18,6 +18,8 @@ use crate::policy::Policy;
 /// normalisation and timeouts. `failure_policy: closed` becomes FAIL_RELOAD. Where routes differ, disabled filter instances are written
 /// that the routes switch on, since Envoy cannot configure a Wasm filter per route.
 ///
+/// A policy that does not work is not exported: its problems go to standard error as `file:line: key: reason`, and the exit code is 1.
+///
 /// Envoy has no bounds on a plugin's CPU time and no list of clusters that it may call.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

@@ -9,7 +9,8 @@ use crate::serve::{self, ServeError, ServeOptions};
 
 /// Runs a policy
 ///
-/// Starts every plugin first and binds ports last, so a policy that does not work binds nothing. SIGTERM and Ctrl-C drain: no new
+/// Starts every plugin first and binds ports last, so a policy that does not work binds nothing: its problems go to standard error as
+/// `file:line: key: reason`, and the exit code is 1. SIGTERM and Ctrl-C drain: no new
 /// connections, requests in flight end, a second signal ends at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis serve policy.yaml --log warn --log-format json")]
