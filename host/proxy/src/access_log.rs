@@ -3,14 +3,16 @@
 //! No query, no header and no cookie is written: they may hold secrets. Lines go to a thread of their own through a bounded queue; when that
 //! is full they are dropped and counted, so that a slow disk stops no request.
 
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -52,19 +54,21 @@ impl AccessLog {
     ///
     /// # Errors
     ///
-    /// The file cannot be opened for appending.
-    pub(crate) fn open(policy: &policy::AccessLog) -> io::Result<Option<Self>> {
+    /// The file cannot be opened for appending; the reason names it.
+    pub(crate) fn open(policy: &policy::AccessLog) -> Result<Option<Self>, String> {
         let out: Box<dyn Write + Send> = match policy {
             policy::AccessLog::Off => return Ok(None),
             policy::AccessLog::Stdout => Box::new(io::stdout()),
-            policy::AccessLog::File(path) => {
-                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
-            }
+            policy::AccessLog::File(path) => Box::new(
+                append_to(path)
+                    .map_err(|error| format!("cannot append to {}: {error}", path.display()))?,
+            ),
         };
         let (lines, queue) = sync_channel(ACCESS_LOG_LINES_MAX);
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_all(out, &queue))?;
+            .spawn(move || write_all(out, &queue))
+            .map_err(|error| format!("no thread for the access log: {error}"))?;
         let dropped = Arc::default();
         Ok(Some(Self { lines, dropped }))
     }
@@ -109,6 +113,16 @@ impl AccessLog {
     }
 }
 
+/// Opens without waiting: a FIFO that nobody reads would hold us until somebody does, so it is refused.
+fn append_to(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let waitless = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, waitless, Mode::from_raw_mode(0o666))?;
+    // The log has a thread of its own, which may wait for its reader.
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file.into())
+}
+
 /// Until the last sender is gone. Flushes whenever there is nothing to write.
 fn write_all(out: Box<dyn Write + Send>, queue: &Receiver<Vec<u8>>) {
     let mut out = BufWriter::with_capacity(64 * 1024, out);
@@ -131,4 +145,24 @@ fn write_all(out: Box<dyn Write + Send>, queue: &Receiver<Vec<u8>>) {
         }
     }
     out.flush().ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_without_a_reader_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = AccessLog::open(&policy::AccessLog::File(path.clone())).unwrap_err();
+        let expected = format!("cannot append to {}: ", path.display());
+        assert!(error.starts_with(&expected), "{error}");
+        // With a reader it is a log like any other.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let _reader = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+        assert!(AccessLog::open(&policy::AccessLog::File(path)).is_ok());
+    }
 }

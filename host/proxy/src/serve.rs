@@ -139,9 +139,8 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
         plugins: load_plugins(&policy, &cache)?,
         shared: Arc::new(Shared::default()),
         clusters: make_clusters(&policy)?,
-        log: AccessLog::open(&policy.access_log).map_err(|error| {
-            ServeError::System(format!("the access log cannot be opened: {error}"))
-        })?,
+        log: AccessLog::open(&policy.access_log)
+            .map_err(|reason| ServeError::System(format!("access_log: {reason}")))?,
         policy: Arc::clone(&policy),
     });
     let listener_tls = make_tls(&policy)?;

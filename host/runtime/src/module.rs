@@ -189,7 +189,7 @@ impl Runtime {
         if wasm.len() > MODULE_BYTES_MAX {
             return Err(LoadError::TooLarge(wasm.len()));
         }
-        let metadata = metadata(wasm)?;
+        let metadata = Module::metadata_of(wasm)?;
         let digest = hex(&Sha256::digest(wasm));
         let compiled = self.compiled(wasm, &digest, cache)?;
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
@@ -347,6 +347,31 @@ pub struct Module {
 }
 
 impl Module {
+    /// What a Wasm module says of itself in its custom section `portcullis`, where there is one; nothing is compiled.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Invalid`] where the binary cannot be walked, [`LoadError::BadMetadata`] where the section is wrong or comes twice: another
+    /// reader could then take the module for another control.
+    pub fn metadata_of(wasm: &[u8]) -> Result<Option<Metadata>, LoadError> {
+        let mut found = None;
+        for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+            match payload.map_err(|error| LoadError::Invalid(error.message().to_owned()))? {
+                wasmparser::Payload::CustomSection(section)
+                    if section.name() == Metadata::SECTION =>
+                {
+                    let metadata =
+                        Metadata::parse(section.data()).map_err(LoadError::BadMetadata)?;
+                    if found.replace(metadata).is_some() {
+                        return Err(LoadError::BadMetadata("there are two".to_owned()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
     /// The ABI version it was built for.
     pub fn abi_version(&self) -> AbiVersion {
         self.abi
@@ -385,19 +410,6 @@ impl Module {
     pub(crate) fn instance(&self) -> &InstancePre<VmState> {
         &self.instance
     }
-}
-
-fn metadata(wasm: &[u8]) -> Result<Option<Metadata>, LoadError> {
-    let mut found = None;
-    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
-        match payload.map_err(|error| LoadError::Invalid(error.message().to_owned()))? {
-            wasmparser::Payload::CustomSection(section) if section.name() == Metadata::SECTION => {
-                found = Some(Metadata::parse(section.data()).map_err(LoadError::BadMetadata)?);
-            }
-            _ => {}
-        }
-    }
-    Ok(found)
 }
 
 fn abi_version(module: &wasmtime::Module) -> Option<AbiVersion> {
@@ -454,6 +466,36 @@ fn check_exports(module: &wasmtime::Module, abi: AbiVersion) -> Result<Callbacks
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_says_once_what_it_is() {
+        let section = |text: &str| {
+            let mut section = vec![0, u8::try_from(text.len() + 11).unwrap(), 10];
+            section.extend_from_slice(b"portcullis");
+            section.extend_from_slice(text.as_bytes());
+            section
+        };
+        let module = |sections: &[Vec<u8>]| [b"\0asm\x01\0\0\0", &sections.concat()[..]].concat();
+        let one = section("name=a\nversion=1\nauthenticates=1\n");
+        let other = section("name=a\nversion=1\nauthenticates=0\n");
+        let good = Module::metadata_of(&module(std::slice::from_ref(&one))).unwrap();
+        assert!(good.is_some_and(|metadata| metadata.authenticates));
+        assert!(Module::metadata_of(&module(&[])).unwrap().is_none());
+        for (bad, expected) in [
+            (
+                module(&[one.clone(), other]),
+                "custom section portcullis: there are two",
+            ),
+            (
+                module(&[section("version=1\n")]),
+                "custom section portcullis: no name",
+            ),
+            (module(&[one[..20].to_vec()]), "not a valid wasm module: "),
+        ] {
+            let error = Module::metadata_of(&bad).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
 
     #[test]
     fn a_sealed_entry_is_whole_or_nothing() {

@@ -13,7 +13,7 @@ use super::module::WasmModule;
 use super::node::Node;
 use super::place::{Place, Problem};
 use super::reader::Field;
-use super::scalar;
+use super::scalar::{self, Endpoint, EndpointHost};
 
 /// One filter of the chain: a module and how it is run. Its configurations stand in its [`FilterInstance`]s.
 #[derive(Clone, Debug)]
@@ -183,7 +183,12 @@ pub(super) fn read(
     for item in section.list("clusters") {
         let Some(name) = item.string() else { continue };
         match clusters.iter().find(|cluster| cluster.name == name) {
-            Some(cluster) => callable.push(Arc::clone(cluster)),
+            Some(cluster) if may_call(module.as_ref(), cluster) => {
+                callable.push(Arc::clone(cluster));
+            }
+            Some(_) => item.refuse(format!(
+                "`{name}` has no `tls` and is not all loopback addresses: who writes on that network would decide whom this control lets in"
+            )),
             None if cluster_names.contains(&name) => {} // its own problem is already noted
             None => item.refuse(format!("there is no cluster `{name}`")),
         }
@@ -198,6 +203,18 @@ pub(super) fn read(
         place: section.required("module")?.place(),
     };
     Some((filter, configuration?))
+}
+
+/// A control that authenticates believes what it fetches (keys, verdicts): only a verified peer or this machine may say it. A name is not a
+/// loopback address, whatever it resolves to today.
+fn may_call(module: Option<&WasmModule>, cluster: &Cluster) -> bool {
+    let is_local = |endpoint: &Endpoint| match &endpoint.host {
+        EndpointHost::Address(address) => address.to_canonical().is_loopback(),
+        EndpointHost::Name(_) => false,
+    };
+    module.is_none_or(|module| !module.authenticates)
+        || cluster.tls.is_some()
+        || cluster.endpoints.iter().all(is_local)
 }
 
 fn read_limits(field: &Field<'_>) -> Option<Limits> {

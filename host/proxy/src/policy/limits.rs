@@ -5,6 +5,20 @@ use std::time::Duration;
 
 /// A policy is written by hand; more is a mistake (a log, a binary).
 pub(super) const POLICY_BYTES_MAX: u64 = 4 << 20;
+/// Ten thousand routes have half as many. What aliases repeat counts each time: without a bound, few bytes become many gigabytes.
+pub(super) const POLICY_NODES_MAX: usize = 200_000;
+/// Twice the file, since what aliases repeat counts too.
+pub(super) const POLICY_TEXT_BYTES_MAX: usize = 8 << 20;
+/// Reading recurses once a level; what people write has under ten.
+pub(super) const POLICY_DEPTH_MAX: usize = 64;
+/// Every problem names the keys on its way.
+pub(super) const KEY_BYTES_MAX: usize = 1024;
+/// Names are compared with each other, in quadratic time.
+pub(super) const ITEMS_MAX: usize = 10_000;
+/// Each is a VM in every worker, and a place in the chain of every route.
+pub(super) const FILTERS_MAX: usize = 256;
+/// A problem is read by people; what it quotes may be anything.
+pub(super) const REASON_CHARS_MAX: usize = 4096;
 /// Certificates and keys; the largest system bundle is under 1 MiB.
 pub(super) const PEM_BYTES_MAX: u64 = 4 << 20;
 /// Compiled controls are under 1 MiB; Go guests reach 10.

@@ -116,7 +116,15 @@ impl Policy {
         };
         let bytes = reader::read_file(path, limits::POLICY_BYTES_MAX)
             .map_err(|reason| whole.problem(reason))?;
-        let text = String::from_utf8(bytes).map_err(|_| whole.problem("not UTF-8"))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = error.as_bytes().get(..error.utf8_error().valid_up_to());
+            let newlines = before.unwrap_or_default().iter().filter(|b| **b == b'\n');
+            let place = Place {
+                line: newlines.fold(1, |line, _| line + 1),
+                ..whole.clone()
+            };
+            place.problem("not UTF-8")
+        })?;
         let absolute =
             std::path::absolute(path).map_err(|error| whole.problem(reader::describe(&error)))?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
@@ -130,23 +138,8 @@ impl Policy {
     /// Every problem of the text, in its order.
     pub fn parse(file: &Path, folder: &Path, text: &str) -> Result<Self, PolicyErrors> {
         let reader = Reader::new(file.into(), folder.to_owned());
-        let options = serde_saphyr::options! {
-            strict_booleans: true,
-        };
-        let tree = match serde_saphyr::from_str_with_options::<Node>(text, options) {
-            Ok(tree) => tree,
-            Err(error) => {
-                let line = error
-                    .location()
-                    .map_or(1, |location| location.line())
-                    .max(1);
-                let reason = error.without_snippet().to_string();
-                return Err(reader
-                    .place(line, "")
-                    .problem(syntax_reason(&reason))
-                    .into());
-            }
-        };
+        let tree =
+            Node::parse(text).map_err(|(line, reason)| reader.place(line, "").problem(reason))?;
         let policy = reader
             .root(&tree)
             .section(KEYS)
@@ -156,13 +149,6 @@ impl Policy {
             (_, problems) => Err(PolicyErrors(problems)),
         }
     }
-}
-
-/// The parser's message on one line, without the position that stands before it already.
-fn syntax_reason(message: &str) -> String {
-    let line = message.lines().next().unwrap_or_default();
-    let line = line.split(" at line ").next().unwrap_or(line);
-    format!("not YAML: {}", line.trim_end_matches('.'))
 }
 
 fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
@@ -189,7 +175,11 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     let cluster_names = names(&cluster_fields);
     let known_clusters: Vec<_> = clusters.iter().flatten().cloned().collect();
 
-    let filter_fields = section.list("filters");
+    let mut filter_fields = section.list("filters");
+    if let Some(field) = filter_fields.get(limits::FILTERS_MAX) {
+        field.refuse(format!("more than {} filters", limits::FILTERS_MAX));
+        filter_fields.truncate(limits::FILTERS_MAX);
+    }
     let filters = all(&filter_fields, |field| {
         let (filter, configuration) = filter::read(field, &known_clusters, &cluster_names)?;
         Some((Arc::new(filter), configuration))

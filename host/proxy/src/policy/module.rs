@@ -1,8 +1,9 @@
-//! A filter's `module`: the bytes of a Wasm file, and what its custom section `portcullis` says about it.
+//! A filter's `module`: the bytes of a Wasm file, and what it says of itself.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use portcullis_runtime::Module;
 
 use super::limits::MODULE_BYTES_MAX;
 use super::reader::{self, Section};
@@ -81,15 +82,11 @@ impl WasmModule {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let metadata = custom_section(&bytes, "portcullis")
-            .and_then(|section| std::str::from_utf8(section).ok());
-        let value = |key: &str| {
-            let mut lines = metadata.unwrap_or_default().lines();
-            lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-        };
+        let metadata = Module::metadata_of(&bytes)
+            .map_err(|error| format!("{source} cannot be loaded: {error}"))?;
         Ok(Self {
-            control: value("name").map(str::to_owned),
-            authenticates: value("authenticates") == Some("1"),
+            authenticates: metadata.as_ref().is_some_and(|it| it.authenticates),
+            control: metadata.map(|it| it.name),
             source,
             sha256,
             bytes,
@@ -156,34 +153,4 @@ pub(super) fn builtin_names() -> String {
         .map(|builtin| builtin.name)
         .collect();
     names.join(", ")
-}
-
-/// The contents of the first custom section of that name. `None` too where the module is malformed: the runtime refuses it later.
-fn custom_section<'m>(module: &'m [u8], name: &str) -> Option<&'m [u8]> {
-    let mut rest = module.get(8..)?;
-    loop {
-        let (&id, after) = rest.split_first()?;
-        let (size, after) = leb128(after)?;
-        let (content, after) = after.split_at_checked(size)?;
-        if id == 0 {
-            let (name_size, content) = leb128(content)?;
-            let (found, content) = content.split_at_checked(name_size)?;
-            if found == name.as_bytes() {
-                return Some(content);
-            }
-        }
-        rest = after;
-    }
-}
-
-/// An unsigned LEB128 of up to 32 bits.
-fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let mut value = 0_u64;
-    for (index, byte) in bytes.iter().enumerate().take(5) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((usize::try_from(value).ok()?, bytes.get(index + 1..)?));
-        }
-    }
-    None
 }

@@ -6,7 +6,10 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::budget::BudgetBreach;
+use serde_saphyr::{Error, Spanned};
+
+use super::limits::{KEY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_NODES_MAX, POLICY_TEXT_BYTES_MAX};
 
 /// A YAML value and the line (from 1) it starts on.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +49,42 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// Reads YAML, within bounds. A fault comes with its line (from 1).
+    pub(super) fn parse(text: &str) -> Result<Self, (u64, String)> {
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+            budget: serde_saphyr::budget! {
+                max_nodes: POLICY_NODES_MAX,
+                max_total_scalar_bytes: POLICY_TEXT_BYTES_MAX,
+                max_depth: POLICY_DEPTH_MAX,
+                max_documents: 1,
+                // Many routes may share one anchor; what they repeat is bounded above.
+                enforce_alias_anchor_ratio: false,
+            },
+        };
+        let tree = serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| {
+            let line = error.location().map_or(1, |location| location.line());
+            (line.max(1), fault(&error))
+        })?;
+        match tree.line_of_long_key() {
+            Some(line) => Err((line, format!("a key has more than {KEY_BYTES_MAX} bytes"))),
+            None => Ok(tree),
+        }
+    }
+
+    fn line_of_long_key(&self) -> Option<u64> {
+        match &self.value {
+            Value::Sequence(items) => items.iter().find_map(Self::line_of_long_key),
+            Value::Mapping(entries) => entries.iter().find_map(|entry| {
+                let is_long = entry.key.len() > KEY_BYTES_MAX;
+                is_long
+                    .then_some(entry.line)
+                    .or_else(|| entry.node.line_of_long_key())
+            }),
+            _ => None,
+        }
+    }
+
     /// The same value as JSON, without positions.
     #[must_use]
     pub(super) fn to_json(&self) -> serde_json::Value {
@@ -105,6 +144,30 @@ impl Node {
             (line, node) = (Some(next_line), next_node);
         }
         line
+    }
+}
+
+/// What is wrong, on one line, without the position that stands before it already.
+fn fault(error: &Error) -> String {
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => fault(error),
+        Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Nodes { .. } => {
+                format!("more than {POLICY_NODES_MAX} values (what an alias repeats counts again)")
+            }
+            BudgetBreach::ScalarBytes { .. } => format!(
+                "more than {POLICY_TEXT_BYTES_MAX} bytes of text (what an alias repeats counts again)"
+            ),
+            BudgetBreach::Depth { .. } => format!("nested deeper than {POLICY_DEPTH_MAX} levels"),
+            BudgetBreach::Documents { .. } => "more than one document".into(),
+            other => format!("too large: {other:?}"),
+        },
+        other => {
+            let message = other.to_string();
+            let line = message.lines().next().unwrap_or_default();
+            let line = line.split(" at line ").next().unwrap_or(line);
+            format!("not YAML: {}", line.trim_end_matches('.'))
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! Reading the tree: every access either gives a value of the right type or notes a problem, so that one pass finds them all.
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+
+use super::limits::ITEMS_MAX;
 use super::node::{Node, Value};
 use super::place::{Place, Problem};
 use super::scalar;
@@ -192,6 +197,10 @@ impl<'r> Field<'r> {
             self.refuse("empty path");
             return None;
         }
+        if text.contains('\0') {
+            self.refuse("a path has no NUL byte");
+            return None;
+        }
         Some(self.reader.folder.join(text))
     }
 
@@ -213,6 +222,10 @@ impl<'r> Field<'r> {
             self.expected::<()>("a list");
             return Vec::new();
         };
+        if items.len() > ITEMS_MAX {
+            self.refuse(format!("more than {ITEMS_MAX} items"));
+            return Vec::new();
+        }
         let item = |(index, node): (usize, &'r Node)| Field {
             reader: self.reader,
             node,
@@ -293,31 +306,47 @@ impl<'r> Section<'r> {
     }
 }
 
-/// Reads a file of at most `bytes_max`; the reason names it.
+/// Reads a regular file of at most `bytes_max`, symbolic links followed; the reason names it.
+///
+/// What is opened is asked what it is, without waiting: a FIFO would hold us until somebody writes, a device has no end.
 pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| {
-            file.take(bytes_max.saturating_add(1))
-                .read_to_end(&mut bytes)
-        })
-        .map_err(|error| format!("cannot read {}: {}", path.display(), describe(&error)))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(format!(
-            "{} is larger than {bytes_max} bytes",
-            path.display()
-        ));
+    let read = || -> std::io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let kind = file.metadata()?.file_type();
+        if kind.is_dir() {
+            return Err(ErrorKind::IsADirectory.into());
+        }
+        if !kind.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        file.take(bytes_max.saturating_add(1))
+            .read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    };
+    let name = path.display();
+    match read() {
+        Ok(Some(bytes)) if bytes.len() as u64 > bytes_max => {
+            Err(format!("{name} is larger than {bytes_max} bytes"))
+        }
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(format!(
+            "cannot read {name}: it is not a file but a pipe, a socket or a device"
+        )),
+        Err(error) => Err(format!("cannot read {name}: {}", describe(&error))),
     }
-    Ok(bytes)
 }
 
 /// An I/O error in our style: no code, lower case.
 pub(super) fn describe(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
-        std::io::ErrorKind::IsADirectory => "it is a folder".into(),
-        _ => error.to_string().to_lowercase(),
+        ErrorKind::NotFound => "no such file".into(),
+        ErrorKind::PermissionDenied => "permission denied".into(),
+        ErrorKind::IsADirectory => "it is a folder".into(),
+        _ => {
+            let text = error.to_string().to_lowercase();
+            text.split(" (os error").next().unwrap_or_default().into()
+        }
     }
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::{AccessLog, Policy};
 
+mod hostile;
+
 /// A folder with a certificate, its key, another key, a module and one that authenticates.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -24,13 +26,18 @@ fn folder() -> tempfile::TempDir {
         ("other.pem", other.serialize_pem().into_bytes()),
         ("empty.pem", Vec::new()),
         ("plain.wasm", b"\0asm\x01\0\0\0".to_vec()),
-        ("auth.wasm", section("name=jwt-auth\nauthenticates=1\n")),
+        (
+            "auth.wasm",
+            section("name=jwt-auth\nversion=1\nauthenticates=1\n"),
+        ),
         (
             "headers.wasm",
-            section("name=security-headers\nauthenticates=0\n"),
+            section("name=security-headers\nversion=1\nauthenticates=0\n"),
         ),
         ("component.wasm", b"\0asm\x0d\0\x01\0".to_vec()),
         ("text.wasm", b"(module)".to_vec()),
+        ("nameless.wasm", section("version=1\n")),
+        ("half.wasm", b"\0asm\x01\0\0\0\x01".to_vec()),
     ] {
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
@@ -212,6 +219,8 @@ routes: [{name: all, cluster: up}]
 - name: g
   module: plain.wasm
   limits: {memory: 2GiB, callback_time: 1m, cpu: 1}
+- {name: h, module: nameless.wasm}
+- {name: i, module: half.wasm}
 ",
         &[
             "p.yaml:6: filters[0].module: there is no builtin `nothing`; there are: BUILTINS",
@@ -229,6 +238,8 @@ routes: [{name: all, cluster: up}]
             "p.yaml:19: filters[8].limits.cpu: unknown key, known here: memory, body, callback_time, start_time",
             "p.yaml:19: filters[8].limits.memory: must be from 1048576 to 1073741824 bytes",
             "p.yaml:19: filters[8].limits.callback_time: must be from 5ms to 1s",
+            "p.yaml:20: filters[9].module: DIR/nameless.wasm cannot be loaded: custom section portcullis: no name",
+            "p.yaml:21: filters[10].module: DIR/half.wasm cannot be loaded: not a valid wasm module: unexpected end-of-file",
         ]
         .map(|line| line.replace("BUILTINS", &super::module::builtin_names()))
         .each_ref()
@@ -286,6 +297,56 @@ fn what_is_not_yaml_is_refused_with_its_line() {
         assert!(problems.starts_with(expected), "{problems}");
         assert_eq!(problems.lines().count(), 1, "{problems}");
     }
+}
+
+#[test]
+fn who_authenticates_calls_only_verified_peers() {
+    let folder = folder();
+    let check = |module: &str, cluster: &str, is_allowed: bool| {
+        let text = format!(
+            "{HEAD}filters:
+- name: f
+  module: {module}
+  clusters:
+  - up
+  - keys
+"
+        )
+        .replacen("}]\n", "}]\n# keys\n", 1)
+        .replacen(
+            "9000]}]",
+            &format!("9000]}}, {{name: keys, {cluster}}}]"),
+            1,
+        );
+        let expected = "p.yaml:10: filters[0].clusters[1]: `keys` has no `tls` and is not all loopback addresses: who writes on that network would decide whom this control lets in";
+        let parsed = parse(folder.path(), &text).map(|policy| policy.filters.len());
+        let expected = if is_allowed {
+            Ok(1)
+        } else {
+            Err(expected.to_owned())
+        };
+        assert_eq!(parsed, expected, "{module} {cluster}");
+    };
+    for (cluster, is_allowed) in [
+        ("endpoints: ['127.0.0.1:80']", true),
+        (
+            "endpoints: ['127.8.9.1:80', '[::1]:80', '[::ffff:127.0.0.1]:80']",
+            true,
+        ),
+        (
+            "endpoints: ['10.0.0.1:443', 'idp.example:443'], tls: {sni: idp.example}",
+            true,
+        ),
+        ("endpoints: ['10.0.0.1:80']", false),
+        ("endpoints: ['127.0.0.1:80', '10.0.0.1:80']", false),
+        ("endpoints: ['localhost:80']", false),
+        ("endpoints: ['idp.example:80']", false),
+        ("endpoints: ['[::ffff:10.0.0.1]:80']", false),
+    ] {
+        check("auth.wasm", cluster, is_allowed);
+        check("plain.wasm", cluster, true);
+    }
+    check("builtin:jwt-auth", "endpoints: ['idp.example:80']", false);
 }
 
 #[test]
