@@ -188,6 +188,11 @@ fn the_demo_keeps_its_promises_and_stops_at_ctrl_c() -> Result<()> {
     promises(&folder, demo.http, demo.https).with_context(|| demo.process.last_words())?;
     let metrics = served::ask(demo.admin, "/metrics")?.text();
     ensure!(metrics.contains("# TYPE"), "no metrics:\n{metrics}");
+    // Prometheus takes no histogram without it.
+    ensure!(
+        metrics.contains("portcullis_request_duration_seconds_bucket{le=\"+Inf\"}"),
+        "no last bucket:\n{metrics}"
+    );
     let policy = served::ask(demo.admin, "/policy")?;
     ensure!(
         policy.status == 200 && policy.text().contains("jwt-auth"),

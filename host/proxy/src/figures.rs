@@ -403,8 +403,8 @@ fn gauges(
 
 /// Each bucket with its upper bound, the last one open; and how many there are in all.
 fn with_bounds(bounds: &[f64], buckets: &[u64]) -> (Vec<(f64, u64)>, u64) {
-    // `f64::MAX` is how prometheus-client writes +Inf.
-    let bounds = bounds.iter().copied().chain(std::iter::once(f64::MAX));
+    // The text format wants a last bucket of `+Inf`.
+    let bounds = bounds.iter().copied().chain(std::iter::once(f64::INFINITY));
     (
         bounds.zip(buckets.iter().copied()).collect(),
         buckets.iter().sum(),

@@ -15,40 +15,39 @@ pub fn lines(addresses: Addresses, folder: &Path) -> String {
     let Addresses {
         http, https, admin, ..
     } = addresses;
+    // The other terminal may stand elsewhere.
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let folder = folder.display();
     format!(
         "\
 Try it, in another terminal:
 
-  D='{folder}'
-  T=\"authorization: bearer $(cat \"$D/tokens/valid.jwt\")\"
-
   # 200: a valid token over TLS 1.3. Look for strict-transport-security, ratelimit, and x-user in what the upstream saw
-  curl -i --cacert \"$D/ca.pem\" -H \"$T\" https://{https}/hello
+  curl -i --cacert '{folder}/ca.pem' -H \"authorization: bearer $(cat '{folder}/tokens/valid.jwt')\" https://{https}/hello
 
   # 401 with www-authenticate: no token, an expired one, one for another audience
-  curl -i --cacert \"$D/ca.pem\" https://{https}/hello
-  curl -i --cacert \"$D/ca.pem\" -H \"authorization: bearer $(cat \"$D/tokens/expired.jwt\")\" https://{https}/hello
-  curl -i --cacert \"$D/ca.pem\" -H \"authorization: bearer $(cat \"$D/tokens/wrong-audience.jwt\")\" https://{https}/hello
+  curl -i --cacert '{folder}/ca.pem' https://{https}/hello
+  curl -i --cacert '{folder}/ca.pem' -H \"authorization: bearer $(cat '{folder}/tokens/expired.jwt')\" https://{https}/hello
+  curl -i --cacert '{folder}/ca.pem' -H \"authorization: bearer $(cat '{folder}/tokens/wrong-audience.jwt')\" https://{https}/hello
 
   # 429 with retry-after: /limited takes three requests a minute
-  for i in 1 2 3 4; do curl -s -o /dev/null -w '%{{http_code}} retry-after=%header{{retry-after}}\\n' --cacert \"$D/ca.pem\" -H \"$T\" https://{https}/limited; done
+  for i in 1 2 3 4; do curl -s -o /dev/null -w '%{{http_code}} retry-after=%header{{retry-after}}\\n' --cacert '{folder}/ca.pem' -H \"authorization: bearer $(cat '{folder}/tokens/valid.jwt')\" https://{https}/limited; done
 
   # 403: TLS 1.2 passes the listener and not tls-policy
-  curl -i --tls-max 1.2 --cacert \"$D/ca.pem\" -H \"$T\" https://{https}/hello
+  curl -i --tls-max 1.2 --cacert '{folder}/ca.pem' -H \"authorization: bearer $(cat '{folder}/tokens/valid.jwt')\" https://{https}/hello
 
   # Plaintext: 308 to https for GET, 403 for what would carry a body
   curl -i http://{http}/hello
   curl -i -d x http://{http}/hello
 
   # 200 without a token: jwt-auth is off below /public, and a client's own x-user is removed there too
-  curl -i --cacert \"$D/ca.pem\" -H 'x-user: mallory' https://{https}/public
+  curl -i --cacert '{folder}/ca.pem' -H 'x-user: mallory' https://{https}/public
 
   # What was counted, and the policy that runs
   curl -s http://{admin}/metrics
   curl -s http://{admin}/policy
 
-The policy is $D/policy.yaml; `portcullis check` it, change it, `portcullis export envoy` it.
+The policy is {folder}/policy.yaml; `portcullis check` it, change it, `portcullis export envoy` it.
 "
     )
 }
