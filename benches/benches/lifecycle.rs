@@ -5,6 +5,9 @@ use criterion::{BatchSize, Criterion};
 use portcullis_benches::bed::{Bed, Traffic, pass};
 use portcullis_benches::issuer::Issuer;
 
+/// Four times what the control keeps, so that none is in its cache when its turn comes again.
+const TOKENS: usize = 1024;
+
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let bed = Bed::new()?;
@@ -54,6 +57,20 @@ fn main() -> anyhow::Result<()> {
         &bed.chain("jwt-auth", &jwt_auth)?,
         &with_token,
     );
+    let chain = bed.chain("jwt-auth", &jwt_auth)?;
+    let uncached = issuer.tokens(TOKENS)?;
+    let uncached: Vec<_> = uncached
+        .into_iter()
+        .map(|token| Traffic::new(&[("authorization", format!("Bearer {token}"))]))
+        .collect();
+    let mut turns = uncached.iter().cycle();
+    group.bench_function("jwt-auth, uncached RS256 token", |bencher| {
+        bencher.iter_batched(
+            || turns.next().map(Traffic::exchange),
+            |exchange| exchange.map(|exchange| pass(&chain, exchange)),
+            BatchSize::SmallInput,
+        );
+    });
     group.finish();
     criterion.final_summary();
     Ok(())

@@ -50,9 +50,21 @@ impl Issuer {
     /// # Errors
     /// When it cannot be signed.
     pub fn token(&self) -> Result<String> {
+        self.numbered(0)
+    }
+
+    /// That many tokens, each another one: more than jwt-auth keeps in its cache of good signatures means that each is checked.
+    ///
+    /// # Errors
+    /// When one cannot be signed.
+    pub fn tokens(&self, count: usize) -> Result<Vec<String>> {
+        (1..=count).map(|number| self.numbered(number)).collect()
+    }
+
+    fn numbered(&self, number: usize) -> Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let header = serde_json::json!({"alg": "RS256", "typ": "JWT", "kid": "load"});
-        let claims = serde_json::json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + LIFETIME_S});
+        let claims = serde_json::json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "jti": number.to_string(), "iat": now, "exp": now + LIFETIME_S});
         let mut token = format!(
             "{}.{}",
             URL_SAFE_NO_PAD.encode(header.to_string()),

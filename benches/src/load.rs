@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -47,6 +47,8 @@ pub struct Load {
     pub path: String,
     /// Headers of every request.
     pub headers: Vec<(String, String)>,
+    /// Bearer tokens, one a request in turn.
+    pub tokens: Vec<String>,
 }
 
 /// What came of a run.
@@ -74,6 +76,8 @@ struct Schedule {
     due: RefCell<VecDeque<Instant>>,
     more: Notify,
     ended: AtomicBool,
+    /// Requests begun.
+    begun: Cell<usize>,
 }
 
 /// One request at a time, on a connection of its own or on a shared one.
@@ -121,6 +125,7 @@ async fn drive(load: &Load) -> Result<Outcome> {
         due: RefCell::default(),
         more: Notify::new(),
         ended: AtomicBool::new(false),
+        begun: Cell::new(0),
     });
     let outcome = Rc::new(RefCell::new(Outcome::default()));
     let start = Instant::now();
@@ -208,6 +213,13 @@ async fn send(
         }
         for (name, value) in &load.headers {
             request = request.header(name, value);
+        }
+        let number = schedule.begun.replace(schedule.begun.get() + 1);
+        if let Some(token) = number
+            .checked_rem(load.tokens.len())
+            .and_then(|place| load.tokens.get(place))
+        {
+            request = request.header("authorization", format!("Bearer {token}"));
         }
         let exchange = async {
             let response = sender.send(request.body(Empty::new())?).await?;

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub enum Program {
     /// This repository's proxy.
     Portcullis,
+    /// Another build of it, to compare with.
+    Baseline,
     /// Stock Envoy with what `portcullis export envoy` writes.
     Envoy,
 }
@@ -30,14 +32,26 @@ pub enum Controls {
     Four,
 }
 
+/// Which tokens the requests bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// One that is in the cache after the first request.
+    Same,
+    /// Each time one that is in no cache.
+    New,
+}
+
 /// What all peers share: programs, certificates, the upstream, a token.
 pub struct Setting {
     folder: tempfile::TempDir,
     portcullis: PathBuf,
+    baseline: Option<PathBuf>,
     envoy: PathBuf,
     upstream: SocketAddr,
     certificates: Certificates,
     issuer: crate::issuer::Issuer,
+    /// One, and more than a cache holds.
+    tokens: [Vec<String>; 2],
 }
 
 /// One running proxy.
@@ -51,31 +65,37 @@ pub struct Peer {
     address: SocketAddr,
 }
 
+/// Four times what jwt-auth keeps, so that none is found there when its turn comes again.
+const TOKENS: usize = 1024;
 /// A proxy that is not ready by then will not be.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// More than any run sends, so that rate-limit counts every request and refuses none.
 const REQUESTS_PER_MINUTE: u32 = 1_000_000;
 
 impl Setting {
-    /// Prepares `folder` with certificates and keys; `portcullis` and `envoy` are the programs.
+    /// Prepares `folder` with certificates and keys; `portcullis`, `baseline` and `envoy` are the programs.
     ///
     /// # Errors
     /// When a file or key cannot be made.
     pub fn new(
         folder: tempfile::TempDir,
         portcullis: PathBuf,
+        baseline: Option<PathBuf>,
         envoy: PathBuf,
         upstream: SocketAddr,
     ) -> Result<Self> {
         let certificates = Certificates::make(folder.path())?;
         let issuer = crate::issuer::Issuer::new()?;
+        let tokens = [vec![issuer.token()?], issuer.tokens(TOKENS)?];
         Ok(Self {
             folder,
             portcullis,
+            baseline,
             envoy,
             upstream,
             certificates,
             issuer,
+            tokens,
         })
     }
 
@@ -93,8 +113,11 @@ impl Setting {
         let policy = folder.join("policy.yaml");
         std::fs::write(&policy, self.policy(address, controls))?;
         let mut command = match program {
-            Program::Portcullis => {
-                let mut command = Command::new(&self.portcullis);
+            Program::Portcullis | Program::Baseline => {
+                let mut command = Command::new(match (program, &self.baseline) {
+                    (Program::Baseline, Some(baseline)) => baseline,
+                    _ => &self.portcullis,
+                });
                 command.arg("serve").arg(&policy);
                 command
             }
@@ -181,14 +204,15 @@ clusters:
         )
     }
 
-    /// The load that this peer is put under: GET over TLS 1.3 with the same valid token each time.
+    /// The load that this peer is put under: GET over TLS 1.3 with a valid token, the same each time or not.
     ///
     /// # Errors
-    /// When no token can be signed.
+    /// When the certificates cannot be read.
     pub fn load(
         &self,
         peer: &Peer,
         protocol: Protocol,
+        tokens: Tokens,
         connections: usize,
         rate: Option<f64>,
         duration: Duration,
@@ -206,13 +230,13 @@ clusters:
             authority: "localhost".to_owned(),
             path: "/".to_owned(),
             headers: vec![
-                (
-                    "authorization".to_owned(),
-                    format!("Bearer {}", self.issuer.token()?),
-                ),
                 ("user-agent".to_owned(), "portcullis-compare".to_owned()),
                 ("accept".to_owned(), "*/*".to_owned()),
             ],
+            tokens: match (tokens, &self.tokens) {
+                (Tokens::Same, [one, _]) => one.clone(),
+                (Tokens::New, [_, many]) => many.clone(),
+            },
         })
     }
 }

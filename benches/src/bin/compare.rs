@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use portcullis_benches::load::{self, Outcome, Protocol};
-use portcullis_benches::peer::{Controls, Peer, Program, Setting};
+use portcullis_benches::peer::{Controls, Peer, Program, Setting, Tokens};
 use portcullis_benches::report::{Figures, Report, Round};
 use portcullis_benches::{process, statistics, upstream};
 use std::path::PathBuf;
@@ -41,6 +41,9 @@ struct Arguments {
     /// Three short rounds: a look, not a measurement
     #[arg(long)]
     quick: bool,
+    /// Measure another build of `portcullis` (or of this program) too, to see what a change brought
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
     /// Write every figure of every round to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -77,26 +80,41 @@ fn compare(mut arguments: Arguments) -> Result<()> {
     let portcullis = folder.path().join(PROXY);
     std::os::unix::fs::symlink(std::env::current_exe()?, &portcullis)
         .context("cannot name this program portcullis")?;
+    // Under the same name: the other build may be this program, too.
+    let baseline = match &arguments.baseline {
+        Some(file) => {
+            let program = folder.path().join("baseline");
+            std::fs::create_dir(&program)?;
+            let program = program.join(PROXY);
+            let file = file
+                .canonicalize()
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            std::os::unix::fs::symlink(file, &program)?;
+            Some(program)
+        }
+        None => None,
+    };
     let envoy = portcullis_tests::envoy::program()?;
     let processors = std::thread::available_parallelism()?.get();
     let pinned = processors >= 2;
     if pinned {
         process::pin(1)?;
     }
-    let setting = Setting::new(folder, portcullis, envoy, upstream::start()?)?;
+    let has_baseline = baseline.is_some();
+    let setting = Setting::new(folder, portcullis, baseline, envoy, upstream::start()?)?;
 
     let mut peers = Vec::new();
     if pinned {
         process::pin(0)?;
     }
-    for (program, controls) in [
-        (Program::Portcullis, Controls::None),
-        (Program::Portcullis, Controls::Four),
-        (Program::Envoy, Controls::None),
-        (Program::Envoy, Controls::Four),
-    ] {
-        eprintln!("starting {program:?}, controls: {controls:?}");
-        peers.push(setting.start(program, controls)?);
+    for program in [Program::Portcullis, Program::Baseline, Program::Envoy] {
+        if program == Program::Baseline && !has_baseline {
+            continue;
+        }
+        for controls in [Controls::None, Controls::Four] {
+            eprintln!("starting {program:?}, controls: {controls:?}");
+            peers.push(setting.start(program, controls)?);
+        }
     }
     if pinned {
         process::pin(1)?;
@@ -108,8 +126,14 @@ fn compare(mut arguments: Arguments) -> Result<()> {
         Protocol::Http1
     };
     for peer in &peers {
-        let outcome =
-            load::run(&setting.load(peer, protocol, arguments.connections, None, WARM_UP)?)?;
+        let outcome = load::run(&setting.load(
+            peer,
+            protocol,
+            Tokens::Same,
+            arguments.connections,
+            None,
+            WARM_UP,
+        )?)?;
         all_good(peer, &outcome)?;
     }
     let mut report = Report::new(
@@ -157,6 +181,7 @@ fn measure(
     let open = setting.load(
         peer,
         protocol,
+        Tokens::Same,
         arguments.connections,
         Some(arguments.rate),
         duration,
@@ -167,11 +192,32 @@ fn measure(
     all_good(peer, &outcome)?;
     let cpu = after.cpu.saturating_sub(before.cpu);
 
-    let closed = setting.load(peer, protocol, arguments.connections, None, duration)?;
-    let saturated = load::run(&closed)?;
-    all_good(peer, &saturated)?;
+    let closed = |tokens| -> Result<(Outcome, f64)> {
+        let load = setting.load(
+            peer,
+            protocol,
+            tokens,
+            arguments.connections,
+            None,
+            duration,
+        )?;
+        let before = process::usage(peer.process.id())?;
+        let outcome = load::run(&load)?;
+        let after = process::usage(peer.process.id())?;
+        all_good(peer, &outcome)?;
+        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+        let cpu_us = cpu * 1e6 / outcome.good as f64;
+        Ok((outcome, cpu_us))
+    };
+    let (saturated, cpu_saturated_us) = closed(Tokens::Same)?;
+    let cpu_uncached_us = match peer.controls {
+        Controls::None => None,
+        Controls::Four => Some(closed(Tokens::New)?.1),
+    };
     Ok(Figures {
         cpu_us: cpu.as_secs_f64() * 1e6 / outcome.good as f64,
+        cpu_saturated_us,
+        cpu_uncached_us,
         p50_us: statistics::percentile(&outcome.latencies, 50).as_secs_f64() * 1e6,
         p99_us: statistics::percentile(&outcome.latencies, 99).as_secs_f64() * 1e6,
         saturation_rps: saturated.good as f64 / saturated.elapsed.as_secs_f64(),

@@ -98,12 +98,12 @@ impl Connection {
         self.served.set(true);
     }
 
-    /// A request is over.
-    pub(crate) fn leave(&self) {
+    /// A request is over, now.
+    pub(crate) fn leave(&self, now: Instant) {
         let open = self.open.get().saturating_sub(1);
         self.open.set(open);
         if open == 0 {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(now);
         }
     }
 

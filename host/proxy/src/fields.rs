@@ -10,6 +10,8 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use portcullis_runtime::{Fields, InvalidField};
 
+use crate::written;
+
 /// The pseudo-headers of a message (RFC 9113 §8.3), or none for trailers.
 #[derive(Debug, Clone)]
 pub enum Pseudo {
@@ -163,8 +165,9 @@ impl Fields for HttpFields {
         if name.first() == Some(&b':') {
             return self.set_pseudo(name, value);
         }
+        let (name, value) = written::field(name, value)?;
         self.headers
-            .try_append(to_name(name)?, to_value(value)?)
+            .try_append(name, value)
             .map_err(|_| InvalidField)?;
         Ok(())
     }
@@ -173,8 +176,9 @@ impl Fields for HttpFields {
         if name.first() == Some(&b':') {
             return self.set_pseudo(name, value);
         }
+        let (name, value) = written::field(name, value)?;
         self.headers
-            .try_insert(to_name(name)?, to_value(value)?)
+            .try_insert(name, value)
             .map_err(|_| InvalidField)?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
 use http::{Request, Uri, Version};
@@ -32,9 +32,15 @@ pub(crate) async fn forward(
     let timeout = upstream.cluster.policy.request_timeout;
     let filtered = stream.route.is_filtered;
     let mut sending = pin!(upstream.send(request, again));
-    // Polled only once the request has been read to its end, which for most is now.
-    let mut alarm = pin!(tokio::time::sleep(timeout.unwrap_or(Duration::MAX)));
-    let mut armed = stream.request_read.get().is_some();
+    // Runs once the request has been read to its end, which for most is now.
+    let due = |read: Instant| Some(read.checked_add(timeout?)?.into());
+    let mut alarm = pin!(
+        stream
+            .request_read
+            .get()
+            .and_then(due)
+            .map(tokio::time::sleep_until)
+    );
     poll_fn(|context| {
         stream.watch(Direction::Response, context);
         if let Some(diversion) = stream.diversion() {
@@ -63,16 +69,15 @@ pub(crate) async fn forward(
                 Err(fault) => Forwarded::Fault(fault),
             });
         }
-        if let (Some(timeout), Some(read)) = (timeout, stream.request_read.get()) {
-            if !armed {
-                armed = true;
-                if let Some(due) = read.checked_add(timeout) {
-                    alarm.as_mut().reset(due.into());
-                }
-            }
-            if alarm.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Forwarded::Fault(UpstreamFault::Timeout));
-            }
+        if alarm.is_none()
+            && let Some(due) = stream.request_read.get().and_then(due)
+        {
+            alarm.set(Some(tokio::time::sleep_until(due)));
+        }
+        if let Some(alarm) = alarm.as_mut().as_pin_mut()
+            && alarm.poll(context).is_ready()
+        {
+            return Poll::Ready(Forwarded::Fault(UpstreamFault::Timeout));
         }
         Poll::Pending
     })

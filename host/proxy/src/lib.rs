@@ -38,6 +38,7 @@ mod stream;
 mod tls;
 mod upstream;
 mod worker;
+mod written;
 
 pub use module_cache::DiskCache;
 pub use serve::{Running, ServeError, ServeOptions, runtime, serve};

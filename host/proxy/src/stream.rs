@@ -332,7 +332,8 @@ impl Stream {
             return;
         }
         let record = self.record.borrow();
-        let duration = record.begun.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(record.begun);
         let http = self.http.borrow_mut().take();
         if let Some(mut http) = http {
             {
@@ -349,7 +350,7 @@ impl Stream {
         if let Some(token) = self.token.take() {
             self.worker.embedder.dismiss(token);
         }
-        self.connection.leave();
+        self.connection.leave(now);
         self.worker.stats.count(record.status, duration);
         self.worker
             .write_log(&record, duration, &self.connection, &self.route);

@@ -200,7 +200,7 @@ impl Upstream {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let mut fault = UpstreamFault::NoAddress;
-        let deadline = tokio::time::Instant::now() + self.cluster.policy.connect_timeout;
+        let mut deadline = None;
         for step in 0..addresses.len() {
             let index = turn
                 .wrapping_add(step)
@@ -212,6 +212,9 @@ impl Upstream {
             if may_reuse && let Some(connection) = self.reuse(address) {
                 return Ok((address, connection, true));
             }
+            let deadline = *deadline.get_or_insert_with(|| {
+                tokio::time::Instant::now() + self.cluster.policy.connect_timeout
+            });
             match tokio::time::timeout_at(deadline, self.connect(address)).await {
                 Ok(Ok(connection)) => return Ok((address, connection, false)),
                 Ok(Err(error)) => {

@@ -15,7 +15,7 @@ use portcullis_runtime::{
     RouteInfo, Shared,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use crate::access_log::AccessLog;
 use crate::canary;
@@ -151,7 +151,7 @@ pub(crate) fn run(
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(Default::default())
     {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -159,7 +159,7 @@ pub(crate) fn run(
             return;
         }
     };
-    LocalSet::new().block_on(&runtime, async {
+    runtime.block_on(async {
         let upstreams: Vec<_> = plan
             .clusters
             .iter()
