@@ -9,9 +9,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The name that the server certificate is for, beside `localhost` and 127.0.0.1.
 pub const SERVER_NAME: &str = "example.test";
@@ -92,6 +92,25 @@ impl Certificates {
             name,
             root,
         })
+    }
+
+    /// A server's configuration with this chain and key, offering `alpn`.
+    ///
+    /// # Errors
+    /// When the files are not what they were.
+    pub fn server(&self, alpn: &[u8]) -> Result<Arc<ServerConfig>> {
+        let chain = CertificateDer::pem_file_iter(&self.chain)
+            .and_then(Iterator::collect)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", self.chain.display()))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| anyhow::anyhow!("{}: {error}", self.key.display()))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Ok(Arc::new(config))
     }
 
     /// A client's configuration that trusts the authority and speaks exactly `version`, offering `alpn`.

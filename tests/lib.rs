@@ -11,6 +11,7 @@ pub mod client;
 pub mod envoy;
 pub mod free_port;
 pub mod golang;
+pub mod grpc_upstream;
 pub mod http1;
 pub mod raw_upstream;
 pub mod report;

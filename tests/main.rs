@@ -7,6 +7,7 @@ mod cli;
 mod envoy_batch;
 mod export;
 mod go_guest;
+mod grpc;
 mod hostile;
 mod places;
 mod served;

@@ -30,6 +30,8 @@ const LAYERS: &[&[&str]] = &[
         "shared_queue",
         "shared",
         "callout",
+        "grpc",
+        "grpc_service",
         "metrics",
         "property",
         "foreign",

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use portcullis_runtime::{Direction, Progress};
 use tokio::time::{Instant, Sleep};
 
+use crate::grpc::GrpcBody;
 use crate::stream::{Diversion, Flags, Stream};
 use crate::upstream::Lease;
 
@@ -40,6 +41,8 @@ pub(crate) enum RequestBody {
     Empty,
     /// A callout's body.
     Whole(Option<Bytes>),
+    /// A gRPC callout's messages.
+    Grpc(GrpcBody),
     /// A client's, as it is.
     Plain(Incoming, Rc<Stream>),
     /// A client's, through the filters.
@@ -59,6 +62,7 @@ impl Body for RequestBody {
                     .filter(|bytes| !bytes.is_empty())
                     .map(|bytes| Ok(Frame::data(bytes))),
             ),
+            Self::Grpc(body) => body.poll_message(context).map(|frame| frame.map(Ok)),
             Self::Plain(incoming, stream) => {
                 let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
                 if let Some(Ok(frame)) = &frame
@@ -79,6 +83,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Grpc(body) => body.is_over(),
             Self::Plain(incoming, _) => incoming.is_end_stream(),
             Self::Filtered(filtered) => filtered.done,
         }
@@ -89,7 +94,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => exact(bytes.as_ref().map_or(0, Bytes::len)),
             Self::Plain(incoming, _) => incoming.size_hint(),
-            Self::Filtered(_) => SizeHint::default(),
+            Self::Grpc(_) | Self::Filtered(_) => SizeHint::default(),
         }
     }
 }

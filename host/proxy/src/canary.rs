@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use bytes::Bytes;
 use portcullis_runtime::{
     CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy, FieldList,
-    Fields, HttpCall, HttpStream, Limits, LogLevel, Module, ModuleCache, Plugin, PluginId,
-    PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, Shared, StartError,
+    Fields, GrpcCall, HttpCall, HttpStream, Limits, LogLevel, Module, ModuleCache, Plugin,
+    PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, Shared, StartError,
     StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
 };
 
@@ -277,6 +278,20 @@ impl Embedder for Offline {
     fn set_tick_period(&self, _: PluginId, _: Option<Duration>) {}
 
     fn start_http_call(&self, _: PluginId, _: CalloutId, _: HttpCall) -> Result<(), CalloutError> {
+        Ok(())
+    }
+
+    fn start_grpc(&self, _: PluginId, _: CalloutId, _: GrpcCall) -> Result<(), CalloutError> {
+        Ok(())
+    }
+
+    fn send_grpc(
+        &self,
+        _: PluginId,
+        _: CalloutId,
+        _: Option<Bytes>,
+        _: bool,
+    ) -> Result<(), CalloutError> {
         Ok(())
     }
 

@@ -8,15 +8,17 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Embedder, HttpCall, LogLevel, Plugin, PluginId, PluginSpec,
-    QueueTarget, Status, StreamToken,
+    CalloutError, CalloutId, Embedder, GrpcCall, GrpcEvent, HttpCall, LogLevel, Plugin, PluginId,
+    PluginSpec, QueueTarget, Status, StreamToken,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, spawn_local};
 
 use crate::callout;
 use crate::foreign::ForeignFunctions;
+use crate::grpc::{self, Outgoing};
 use crate::limits::CALLOUTS_MAX;
 use crate::stream::Stream;
 use crate::upstream::Upstream;
@@ -33,6 +35,8 @@ pub(crate) struct WorkerEmbedder {
     plugins: RefCell<HashMap<PluginId, Weak<Plugin>>>,
     ticks: RefCell<HashMap<PluginId, AbortHandle>>,
     calls: RefCell<HashMap<(PluginId, CalloutId), AbortHandle>>,
+    /// The sending sides of gRPC callouts, which are among the calls.
+    outgoing: RefCell<HashMap<(PluginId, CalloutId), Outgoing>>,
     streams: RefCell<Streams>,
     /// The task that is this worker's own, to find itself by when it starts others.
     itself: Weak<Self>,
@@ -63,6 +67,7 @@ impl WorkerEmbedder {
             plugins: RefCell::default(),
             ticks: RefCell::default(),
             calls: RefCell::default(),
+            outgoing: RefCell::default(),
             streams: RefCell::default(),
             itself: Weak::clone(itself),
             log_level: Cell::new(log_level()),
@@ -104,6 +109,7 @@ impl WorkerEmbedder {
     /// A callout has ended.
     pub(crate) fn forget_call(&self, plugin: PluginId, id: CalloutId) {
         self.calls.borrow_mut().remove(&(plugin, id));
+        self.outgoing.borrow_mut().remove(&(plugin, id));
     }
 
     /// Gives an exchange a token.
@@ -263,7 +269,68 @@ impl Embedder for WorkerEmbedder {
         Ok(())
     }
 
+    fn start_grpc(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: GrpcCall,
+    ) -> Result<(), CalloutError> {
+        let upstream = self
+            .upstream(&call.cluster)
+            .ok_or(CalloutError::UnknownCluster)?;
+        let mut calls = self.calls.borrow_mut();
+        if calls.len() >= CALLOUTS_MAX {
+            return Err(CalloutError::Overloaded);
+        }
+        let (mut outgoing, body) = grpc::channel();
+        if let Some(message) = &call.message {
+            outgoing.send(Some(message.clone()), true)?;
+        }
+        let (upstream, itself) = (Rc::clone(upstream), Weak::clone(&self.itself));
+        let task = spawn_local(async move {
+            let tell = |event| {
+                let Some(worker) = itself.upgrade() else {
+                    return;
+                };
+                if matches!(event, GrpcEvent::Close(_)) {
+                    worker.forget_call(plugin, id);
+                }
+                if let Some(plugin) = worker.plugin(plugin) {
+                    plugin.on_grpc_event(id, event);
+                }
+            };
+            grpc::converse(&upstream, call, body, tell).await;
+        });
+        calls.insert((plugin, id), task.abort_handle());
+        self.outgoing.borrow_mut().insert((plugin, id), outgoing);
+        Ok(())
+    }
+
+    fn send_grpc(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        message: Option<Bytes>,
+        is_last: bool,
+    ) -> Result<(), CalloutError> {
+        let mut outgoing = self.outgoing.borrow_mut();
+        let outgoing = outgoing
+            .get_mut(&(plugin, id))
+            .ok_or(CalloutError::Overloaded)?;
+        outgoing.send(message, is_last)
+    }
+
+    fn cancel_grpc(&self, plugin: PluginId, id: CalloutId) {
+        if let Some(task) = self.calls.borrow_mut().remove(&(plugin, id)) {
+            task.abort();
+        }
+        self.outgoing.borrow_mut().remove(&(plugin, id));
+    }
+
     fn cancel_calls(&self, plugin: PluginId) {
+        self.outgoing
+            .borrow_mut()
+            .retain(|(owner, _), _| *owner != plugin);
         self.calls.borrow_mut().retain(|(owner, _), task| {
             let others = *owner != plugin;
             if !others {

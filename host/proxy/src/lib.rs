@@ -23,6 +23,7 @@ mod embedder;
 mod figures;
 mod forward;
 mod forwarded;
+mod grpc;
 mod head;
 mod limits;
 mod local;

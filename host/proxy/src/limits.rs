@@ -61,6 +61,9 @@ pub(crate) const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const CALLOUT_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Callouts of one worker under way at once: they are the plugins', so one client must not multiply them without end.
 pub(crate) const CALLOUTS_MAX: usize = 1024;
+/// Bytes a plugin may have queued on one gRPC stream that its upstream does not take. One message of the largest size fits.
+pub(crate) const GRPC_QUEUED_BYTES_MAX: usize =
+    portcullis_runtime::limits::GRPC_MESSAGE_BYTES_MAX + 64 * 1024;
 /// The longest a plugin may ask a callout to take.
 pub(crate) const CALLOUT_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 

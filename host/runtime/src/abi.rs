@@ -288,6 +288,14 @@ callbacks! {
     Done = 13 "proxy_on_done",
     /// The context is gone.
     Delete = 14 "proxy_on_delete",
+    /// The head of a gRPC stream's answer came.
+    GrpcReceiveInitialMetadata = 15 "proxy_on_grpc_receive_initial_metadata",
+    /// A gRPC message came.
+    GrpcReceive = 16 "proxy_on_grpc_receive",
+    /// A gRPC stream's trailers came.
+    GrpcReceiveTrailingMetadata = 17 "proxy_on_grpc_receive_trailing_metadata",
+    /// A gRPC call failed, or a stream ended.
+    GrpcClose = 18 "proxy_on_grpc_close",
 }
 
 /// A set of callbacks.

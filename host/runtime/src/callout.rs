@@ -1,6 +1,6 @@
-//! HTTP callouts: what a plugin asks of a named cluster, and what comes back.
+//! Callouts, and HTTP callouts in particular: what a plugin asks of a named cluster, and what comes back.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use bytes::Bytes;
 
@@ -9,9 +9,57 @@ use crate::{
     fields::{FieldList, Fields as _},
 };
 
-/// A callout's id: 4, 8, 12 … as in Envoy, whose low two bits tell the kind of callout. They count on when a VM is replaced.
+/// A callout's id, as Envoy makes it: the low two bits tell its kind, the others count, each kind for itself (4, 8, 12 … for HTTP). They
+/// count on when a VM is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CalloutId(pub u32);
+
+impl CalloutId {
+    /// What it is the id of; `None` for a number that no callout has.
+    pub fn kind(self) -> Option<CalloutKind> {
+        match self.0 & 3 {
+            0 => Some(CalloutKind::Http),
+            1 => Some(CalloutKind::GrpcCall),
+            2 => Some(CalloutKind::GrpcStream),
+            _ => None,
+        }
+    }
+}
+
+/// The three kinds of callout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CalloutKind {
+    /// One HTTP request, one answer.
+    Http = 0,
+    /// One gRPC message each way.
+    GrpcCall = 1,
+    /// gRPC messages both ways.
+    GrpcStream = 2,
+}
+
+/// Where each kind's ids stand.
+#[derive(Debug, Default)]
+pub(crate) struct CalloutIds([Cell<u32>; 3]);
+
+impl CalloutIds {
+    /// The next one of a kind. Never below 4.
+    pub(crate) fn next(&self, kind: CalloutKind) -> u32 {
+        let first = kind as u32 + 4;
+        let Some(last) = usize::try_from(kind as u32)
+            .ok()
+            .and_then(|kind| self.0.get(kind))
+        else {
+            return first;
+        };
+        let id = match last.get() {
+            0 => first,
+            last => last.checked_add(4).unwrap_or(first),
+        };
+        last.set(id);
+        id
+    }
+}
 
 /// A request to a cluster.
 #[derive(Clone, Debug)]
@@ -72,8 +120,8 @@ pub(crate) struct Answer {
     pub(crate) headers: FieldList,
     pub(crate) body: Bytes,
     pub(crate) trailers: FieldList,
-    /// What `proxy_get_status` tells.
-    pub(crate) status: (u32, &'static str),
+    /// What `proxy_get_status` tells of a failure; an answer says nothing of its own.
+    pub(crate) failure: Option<(Status, &'static str)>,
 }
 
 impl From<HttpCallResponse> for Answer {
@@ -87,7 +135,7 @@ impl From<HttpCallResponse> for Answer {
                 headers,
                 body,
                 trailers,
-                status: (0, ""),
+                failure: None,
             },
             HttpCallResponse::Timeout => {
                 let body = Bytes::from_static(b"upstream request timeout");
@@ -99,11 +147,11 @@ impl From<HttpCallResponse> for Answer {
                     headers,
                     body,
                     trailers: FieldList::new(),
-                    status: (0, ""),
+                    failure: None,
                 }
             }
             HttpCallResponse::Reset => Self {
-                status: (Status::BrokenConnection as u32, "reset"),
+                failure: Some((Status::BrokenConnection, "reset")),
                 ..Self::default()
             },
         }

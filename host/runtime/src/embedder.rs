@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::{
     abi::{LogLevel, Status},
     callout::{CalloutError, CalloutId, HttpCall},
+    grpc::GrpcCall,
     shared_queue::QueueTarget,
     spec::{PluginId, PluginSpec},
 };
@@ -39,7 +42,34 @@ pub trait Embedder {
         id: CalloutId,
         call: HttpCall,
     ) -> Result<(), CalloutError>;
-    /// Drops all callouts of this plugin: its VM is gone.
+    /// Starts a gRPC call or stream, answered through [`Plugin::on_grpc_event`](crate::Plugin::on_grpc_event). An embedder without HTTP/2
+    /// leaves it, and all plugins are told that there is no such cluster.
+    fn start_grpc(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: GrpcCall,
+    ) -> Result<(), CalloutError> {
+        let _ = (plugin, id, call);
+        Err(CalloutError::UnknownCluster)
+    }
+    /// Sends a message, if any, on a stream that was started here, and ends this side of it where it was the last. A stream whose bytes are
+    /// taken too slowly may refuse more.
+    fn send_grpc(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        message: Option<Bytes>,
+        is_last: bool,
+    ) -> Result<(), CalloutError> {
+        let _ = (plugin, id, message, is_last);
+        Err(CalloutError::Overloaded)
+    }
+    /// Drops one gRPC call or stream; nothing more is told of it.
+    fn cancel_grpc(&self, plugin: PluginId, id: CalloutId) {
+        let _ = (plugin, id);
+    }
+    /// Drops all callouts of this plugin, gRPC included: its VM is gone.
     fn cancel_calls(&self, plugin: PluginId);
     /// A stream has something to do: call [`HttpStream::resume`](crate::HttpStream::resume) in both directions. May come for a stream that has ended.
     fn wake(&self, stream: StreamToken);

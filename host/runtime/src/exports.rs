@@ -9,6 +9,7 @@ use crate::{
 
 pub(crate) type One = TypedFunc<u32, ()>;
 type Two = TypedFunc<(u32, u32), ()>;
+pub(crate) type Three = TypedFunc<(u32, u32, u32), ()>;
 type Five = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// Callbacks that a module has.
@@ -20,6 +21,10 @@ pub(crate) struct Exports {
     pub(crate) log: Option<One>,
     pub(crate) done: Option<TypedFunc<u32, u32>>,
     pub(crate) delete: Option<One>,
+    grpc_receive_initial_metadata: Option<Three>,
+    grpc_receive: Option<Three>,
+    grpc_receive_trailing_metadata: Option<Three>,
+    grpc_close: Option<Three>,
     request_headers: Option<Phase>,
     request_body: Option<Phase>,
     request_trailers: Option<Phase>,
@@ -54,12 +59,34 @@ impl Exports {
             log: function(instance, store, Callback::Log.name()),
             done: function(instance, store, Callback::Done.name()),
             delete: function(instance, store, Callback::Delete.name()),
+            grpc_receive_initial_metadata: function(
+                instance,
+                store,
+                Callback::GrpcReceiveInitialMetadata.name(),
+            ),
+            grpc_receive: function(instance, store, Callback::GrpcReceive.name()),
+            grpc_receive_trailing_metadata: function(
+                instance,
+                store,
+                Callback::GrpcReceiveTrailingMetadata.name(),
+            ),
+            grpc_close: function(instance, store, Callback::GrpcClose.name()),
             request_headers: headers(store, Callback::RequestHeaders),
             request_body: three(store, Callback::RequestBody),
             request_trailers: two(store, Callback::RequestTrailers),
             response_headers: headers(store, Callback::ResponseHeaders),
             response_body: three(store, Callback::ResponseBody),
             response_trailers: two(store, Callback::ResponseTrailers),
+        }
+    }
+
+    pub(crate) fn grpc(&self, callback: Callback) -> Option<&Three> {
+        match callback {
+            Callback::GrpcReceiveInitialMetadata => self.grpc_receive_initial_metadata.as_ref(),
+            Callback::GrpcReceive => self.grpc_receive.as_ref(),
+            Callback::GrpcReceiveTrailingMetadata => self.grpc_receive_trailing_metadata.as_ref(),
+            Callback::GrpcClose => self.grpc_close.as_ref(),
+            _ => None,
         }
     }
 

@@ -109,6 +109,8 @@ mod embedder;
 mod exchange;
 mod exports;
 mod fields;
+mod grpc;
+mod grpc_service;
 mod hostcalls;
 pub mod limits;
 mod local_response;
@@ -129,13 +131,14 @@ mod stream;
 mod vm;
 
 pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, TrapKind};
-pub use callout::{CalloutError, CalloutId, HttpCall, HttpCallResponse};
+pub use callout::{CalloutError, CalloutId, CalloutKind, HttpCall, HttpCallResponse};
 pub use chain::{Chain, HttpStream, Progress};
 pub use embedder::{Embedder, StreamToken};
 pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
 };
 pub use fields::{FieldList, Fields, InvalidField};
+pub use grpc::{GrpcCall, GrpcEvent, GrpcStatus};
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use metrics::{HISTOGRAM_BOUNDS, MetricSnapshot, MetricValue, Metrics};

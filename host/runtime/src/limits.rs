@@ -91,6 +91,12 @@ pub const QUEUE_BYTES_MAX: usize = 4 << 20;
 pub const CALLOUTS_MAX: usize = 64;
 /// Bytes of a callout's body.
 pub const CALLOUT_BODY_BYTES_MAX: usize = 1 << 20;
+/// gRPC calls and streams of one plugin in flight on one worker. Streams live long: one or two a backend are usual.
+pub const GRPC_STREAMS_MAX: usize = 64;
+/// Streams that ended on the other side and that the plugin has not closed. It may still do so, but most never do.
+pub const GRPC_ENDED_MAX: usize = 64;
+/// Bytes of one gRPC message, either way. 4 MiB, what gRPC libraries take by default.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Longest time-out of a callout, ms; a longer one is cut to it.
 pub const CALLOUT_TIMEOUT_MS_MAX: u32 = 300_000;
 /// Shortest tick period, ms; a shorter one is lengthened. 100 ticks a second are more than any honest plugin needs.

@@ -4,7 +4,7 @@
 //! make a control trap must not be able to switch it off. Only where the start itself fails do we back off, with jitter.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     rc::Rc,
     sync::Arc,
 };
@@ -14,6 +14,7 @@ use crate::{
     callout::{CalloutId, HttpCallResponse},
     embedder::Embedder,
     fields::check_name,
+    grpc::GrpcEvent,
     limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN},
     module::Module,
     spec::{PluginId, PluginSpec},
@@ -78,7 +79,7 @@ impl Plugin {
             namespace,
             embedder,
             stats: Arc::new(PluginStats::default()),
-            last_callout: Rc::new(Cell::new(0)),
+            callout_ids: Rc::default(),
         };
         let vm = Vm::start(&module, owner.clone()).map_err(|(failure, log)| StartError {
             plugin: owner.spec.name.clone(),
@@ -106,6 +107,11 @@ impl Plugin {
     /// A callout was answered. What was not asked for, or was asked for by a VM that broke, is dropped.
     pub fn on_http_call_response(&self, id: CalloutId, response: HttpCallResponse) {
         self.run(|vm| vm.http_call_response(id, response).is_ok());
+    }
+
+    /// Something happened to a gRPC callout. What was not asked for, or was asked for by a VM that broke, is dropped.
+    pub fn on_grpc_event(&self, id: CalloutId, event: GrpcEvent) {
+        self.run(|vm| vm.grpc_event(id, event).is_ok());
     }
 
     /// A queue that the plugin registered has an entry.

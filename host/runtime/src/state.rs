@@ -2,15 +2,18 @@
 //!
 //! Nothing here is borrowed from outside of the store; what an exchange lends stands behind `Rc` (see `stream.rs`).
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
+use bytes::Bytes;
 use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::{
     abi::{AbiVersion, Callback, LogLevel, TrapKind},
-    callout::Answer,
+    callout::{Answer, CalloutIds, CalloutKind},
     context::{Contexts, StreamContext},
     embedder::{Embedder, StreamToken},
+    fields::FieldList,
+    grpc::GrpcCallouts,
     limits::{
         LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, MEMORY_BYTES_MAX, START_LOG_LINES,
         TABLE_ELEMENTS_MAX, TABLES_MAX,
@@ -43,15 +46,13 @@ pub(crate) struct Owner {
     pub(crate) namespace: Arc<Namespace>,
     pub(crate) embedder: Rc<dyn Embedder>,
     pub(crate) stats: Arc<PluginStats>,
-    pub(crate) last_callout: Rc<Cell<u32>>,
+    pub(crate) callout_ids: Rc<CalloutIds>,
 }
 
 impl Owner {
     /// Counts on across VMs, so that no late answer to a broken VM's callout reaches the next one. Never 0.
-    pub(crate) fn next_callout(&self) -> u32 {
-        let id = self.last_callout.get().checked_add(4).unwrap_or(4);
-        self.last_callout.set(id);
-        id
+    pub(crate) fn next_callout(&self, kind: CalloutKind) -> u32 {
+        self.callout_ids.next(kind)
     }
 }
 
@@ -107,10 +108,25 @@ pub(crate) struct Root {
     pub(crate) calls: Vec<u32>,
     /// The answer whose callback runs.
     pub(crate) answer: Option<Rc<Answer>>,
+    pub(crate) grpc: GrpcCallouts,
+    /// What of gRPC the callback that runs may read.
+    pub(crate) received: Received,
+    /// What `proxy_get_status` tells.
+    pub(crate) status: (u32, Bytes),
     /// `proxy_on_done` answered *not yet*.
     pub(crate) done_pending: bool,
     /// `proxy_done` came after that.
     pub(crate) done: bool,
+}
+
+/// What came for a gRPC callout, while its callback runs.
+#[derive(Default)]
+pub(crate) enum Received {
+    #[default]
+    Nothing,
+    InitialMetadata(Rc<FieldList>),
+    Message(Bytes),
+    TrailingMetadata(Rc<FieldList>),
 }
 
 impl VmState {

@@ -3,8 +3,11 @@
 //! Invariant: a VM whose callback failed is dropped before [`Vm::enter`] returns. Nothing can enter it again; its streams are marked
 //! broken and woken; its callouts and its timer are gone.
 
+mod grpc;
+
 use std::{cell::RefCell, rc::Rc};
 
+use bytes::Bytes;
 use wasmtime::{AsContextMut as _, Store};
 
 use crate::{
@@ -391,9 +394,16 @@ impl Vm {
             let Some(function) = &exports.http_call_response else {
                 return Ok(());
             };
-            store.data_mut().root.answer = Some(answer);
+            let root = &mut store.data_mut().root;
+            if let Some((status, message)) = answer.failure {
+                root.status = (status as u32, Bytes::from_static(message.as_bytes()));
+            }
+            root.answer = Some(answer);
             let result = function.call(&mut *store, arguments);
-            store.data_mut().root.answer = None;
+            let root = &mut store.data_mut().root;
+            root.answer = None;
+            // Envoy keeps the number and forgets the text.
+            root.status.1.clear();
             result
         })
     }
@@ -425,7 +435,7 @@ impl Vm {
     }
 
     /// A property that the plugin set on its own context.
-    pub(crate) fn root_property(&self, path: &[u8]) -> Option<bytes::Bytes> {
+    pub(crate) fn root_property(&self, path: &[u8]) -> Option<Bytes> {
         let live = self.live.try_borrow().ok()?;
         live.as_ref()?
             .store

@@ -4,6 +4,9 @@
     reason = "fixtures outside of test functions, which may panic as those do"
 )]
 
+#[path = "guests/grpc.rs"]
+mod grpc;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -18,10 +21,10 @@ use std::{
 use bytes::Bytes;
 use portcullis_runtime::{
     CalloutError, CalloutId, Chain, ConnectionInfo, Direction, Embedder, Exchange, FailurePolicy,
-    FieldList, Fields as _, HttpCall, HttpCallResponse, HttpStream, Limits, LoadError, LogLevel,
-    Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget,
-    RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status, StreamInfo,
-    StreamToken, TrapKind,
+    FieldList, Fields as _, GrpcCall, HttpCall, HttpCallResponse, HttpStream, Limits, LoadError,
+    LogLevel, Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress, Protocol,
+    QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status,
+    StreamInfo, StreamToken, TrapKind,
 };
 
 // --- the embedder -------------------------------------------------------------------------------------------------------
@@ -32,6 +35,11 @@ struct Memory {
     log: RefCell<Vec<String>>,
     calls: RefCell<Vec<(CalloutId, HttpCall)>>,
     cancelled: Cell<u32>,
+    grpc_calls: RefCell<Vec<(CalloutId, GrpcCall)>>,
+    grpc_sent: RefCell<Vec<(CalloutId, Option<Bytes>, bool)>>,
+    grpc_cancelled: RefCell<Vec<CalloutId>>,
+    /// Takes no more messages.
+    grpc_is_full: Cell<bool>,
     woken: RefCell<Vec<StreamToken>>,
     queues: RefCell<Vec<QueueTarget>>,
     tick_period: Cell<Option<Duration>>,
@@ -73,6 +81,26 @@ impl Embedder for Memory {
     ) -> Result<(), CalloutError> {
         self.calls.borrow_mut().push((id, call));
         Ok(())
+    }
+    fn start_grpc(&self, _: PluginId, id: CalloutId, call: GrpcCall) -> Result<(), CalloutError> {
+        self.grpc_calls.borrow_mut().push((id, call));
+        Ok(())
+    }
+    fn send_grpc(
+        &self,
+        _: PluginId,
+        id: CalloutId,
+        message: Option<Bytes>,
+        is_last: bool,
+    ) -> Result<(), CalloutError> {
+        if self.grpc_is_full.get() {
+            return Err(CalloutError::Overloaded);
+        }
+        self.grpc_sent.borrow_mut().push((id, message, is_last));
+        Ok(())
+    }
+    fn cancel_grpc(&self, _: PluginId, id: CalloutId) {
+        self.grpc_cancelled.borrow_mut().push(id);
     }
     fn cancel_calls(&self, _: PluginId) {
         self.cancelled.set(self.cancelled.get() + 1);
@@ -990,11 +1018,14 @@ fn wild_pointers_are_refused() {
         ("proxy_set_property", "W W W W", 6),
         ("proxy_http_call", "W W W W W W W W W W", 6),
         ("proxy_http_call", "0 1 0 0 0 0 0 0 9 8", 2),
-        ("proxy_grpc_call", "W W W W W W W W W W W W", 12),
-        ("proxy_grpc_stream", "W W W W W W W W W", 12),
-        ("proxy_grpc_send", "W W W W", 12),
-        ("proxy_grpc_cancel", "W", 12),
-        ("proxy_grpc_close", "W", 12),
+        ("proxy_grpc_call", "W W W W W W W W W W W W", 6),
+        ("proxy_grpc_stream", "W W W W W W W W W", 6),
+        ("proxy_grpc_send", "W W W W", 6),
+        ("proxy_grpc_send", "6 0 0 0", 1),
+        ("proxy_grpc_cancel", "W", 2),
+        ("proxy_grpc_cancel", "5", 1),
+        ("proxy_grpc_close", "W", 2),
+        ("proxy_grpc_close", "6", 1),
         ("proxy_set_shared_data", "W W W W W", 6),
         ("proxy_get_shared_data", "W W W W W", 6),
         ("proxy_get_shared_data", "0 1 8 12 16", 1),

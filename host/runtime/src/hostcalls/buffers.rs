@@ -8,8 +8,11 @@ use bytes::Bytes;
 use super::Call;
 use crate::{
     abi::{BufferType, Callback, Failure, Status},
+    body::Body,
     context::StreamContext,
     exchange::Direction,
+    limits::GRPC_MESSAGE_BYTES_MAX,
+    state::Received,
     stream::Open,
 };
 
@@ -43,10 +46,13 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
             Some((context, direction)) => Readable::Body(context, direction),
             None => Readable::Empty,
         },
-        BufferType::DownstreamData
-        | BufferType::UpstreamData
-        | BufferType::GrpcReceive
-        | BufferType::CallData => Readable::Empty,
+        BufferType::DownstreamData | BufferType::UpstreamData | BufferType::CallData => {
+            Readable::Empty
+        }
+        BufferType::GrpcReceive => match &state.root.received {
+            Received::Message(message) => Readable::Whole(message.clone()),
+            _ => Readable::Empty,
+        },
         BufferType::HttpCallResponseBody => Readable::Whole(
             state
                 .root
@@ -150,6 +156,10 @@ pub(super) fn set_buffer_bytes(
         BufferType::RequestBody | BufferType::ResponseBody => {
             body(call, buffer)?.ok_or(Status::NotFound)?
         }
+        BufferType::GrpcReceive => {
+            let data = Bytes::copy_from_slice(data);
+            return set_message(call, start, size, &data);
+        }
         // Immutable where it can be read, unavailable elsewhere.
         _ => return readable(call, buffer as u32).and(Err(Status::BadArgument.into())),
     };
@@ -166,6 +176,23 @@ pub(super) fn set_buffer_bytes(
         return Err(Status::InternalFailure.into());
     }
     Ok(body.write(start, size, data)?)
+}
+
+/// A gRPC message may be written while its callback runs; who reads it again sees that.
+fn set_message(call: &mut Call<'_>, start: u32, size: u32, data: &[u8]) -> Result<(), Failure> {
+    let start = usize::try_from(start).map_err(|_| Status::BadArgument)?;
+    let size = usize::try_from(size).map_err(|_| Status::BadArgument)?;
+    let Received::Message(message) = &mut call.state_mut().root.received else {
+        return Err(Status::BadArgument.into());
+    };
+    if message.len().saturating_add(data.len()) > GRPC_MESSAGE_BYTES_MAX {
+        return Err(Status::InternalFailure.into());
+    }
+    let mut body = Body::default();
+    body.push(message.clone());
+    body.write(start, size, data)?;
+    *message = body.take();
+    Ok(())
 }
 
 /// ABI 0.1.0 only.

@@ -1,6 +1,4 @@
-//! Callouts: HTTP calls to the clusters that the operator allows. They belong to the plugin, whatever stream makes them.
-//!
-//! gRPC is not served yet: `UNIMPLEMENTED`.
+//! HTTP callouts to the clusters that the operator allows. They belong to the plugin, whatever stream makes them.
 
 use std::time::Duration;
 
@@ -9,7 +7,7 @@ use bytes::Bytes;
 use super::{Call, http_fields::checked_pairs};
 use crate::{
     abi::{Failure, Status},
-    callout::{CalloutId, HttpCall, is_complete},
+    callout::{CalloutId, CalloutKind, HttpCall, is_complete},
     fields::FieldList,
     limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX, CALLOUTS_MAX},
 };
@@ -46,7 +44,7 @@ pub(super) fn http_call(
     if state.root.calls.len() >= CALLOUTS_MAX {
         return Err(Status::InternalFailure.into());
     }
-    let id = state.owner.next_callout();
+    let id = state.owner.next_callout(CalloutKind::Http);
     if state.root.calls.contains(&id) {
         return Err(Status::InternalFailure.into());
     }
@@ -73,21 +71,4 @@ fn list(pairs: &[u8]) -> Result<FieldList, Status> {
         list.push(Bytes::copy_from_slice(&name), Bytes::copy_from_slice(value));
     }
     Ok(list)
-}
-
-macro_rules! unimplemented_calls {
-    ($($name:ident($($argument:ident),*);)+) => {
-        $(#[allow(clippy::too_many_arguments, reason = "the ABI's own shape")]
-        pub(super) fn $name(_: &mut Call<'_>, $($argument: u32),*) -> Result<(), Failure> {
-            Err(Status::Unimplemented.into())
-        })+
-    };
-}
-
-unimplemented_calls! {
-    grpc_call(_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11);
-    grpc_stream(_0, _1, _2, _3, _4, _5, _6, _7, _8);
-    grpc_send(_0, _1, _2, _3);
-    grpc_cancel(_0);
-    grpc_close(_0);
 }

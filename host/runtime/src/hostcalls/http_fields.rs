@@ -11,9 +11,10 @@ use crate::{
     abi::{AbiVersion, Failure, MapType, Status},
     callout::Answer,
     context::StreamContext,
-    fields::{Fields, check_name, check_value, lower},
+    fields::{FieldList, Fields, check_name, check_value, lower},
     limits::{HEADER_BYTES_MAX, HEADERS_MAX},
     pairs,
+    state::Received,
     stream::StreamCell,
 };
 
@@ -21,6 +22,7 @@ use crate::{
 enum Source {
     Stream(StreamContext, MapType),
     Answer(Rc<Answer>, MapType),
+    Metadata(Rc<FieldList>),
 }
 
 enum Lent<'a> {
@@ -49,6 +51,15 @@ impl Source {
                     .ok_or(Status::BadArgument)?;
                 Ok(Self::Answer(Rc::clone(answer), map))
             }
+            MapType::GrpcInitialMetadata | MapType::GrpcTrailingMetadata => {
+                match (&call.state().root.received, map) {
+                    (Received::InitialMetadata(fields), MapType::GrpcInitialMetadata)
+                    | (Received::TrailingMetadata(fields), MapType::GrpcTrailingMetadata) => {
+                        Ok(Self::Metadata(Rc::clone(fields)))
+                    }
+                    _ => Err(Status::BadArgument),
+                }
+            }
             _ => Ok(Self::Stream(call.stream().ok_or(Status::BadArgument)?, map)),
         }
     }
@@ -58,6 +69,7 @@ impl Source {
             Self::Stream(context, map) => Lent::Stream(context.map(*map)?),
             Self::Answer(answer, MapType::HttpCallResponseHeaders) => Lent::Answer(&answer.headers),
             Self::Answer(answer, _) => Lent::Answer(&answer.trailers),
+            Self::Metadata(fields) => Lent::Answer(fields.as_ref()),
         })
     }
 }

@@ -14,6 +14,7 @@ macro_rules! table {
 
 mod buffers;
 mod callouts;
+mod grpc;
 mod http_fields;
 mod metrics;
 mod properties;
@@ -127,11 +128,11 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
         Running "proxy_set_property" properties::set_property, (path: u32, path_len: u32, value: u32, len: u32);
 
         Running "proxy_http_call" callouts::http_call, (cluster: u32, cluster_len: u32, headers: u32, headers_len: u32, body: u32, body_len: u32, trailers: u32, trailers_len: u32, timeout_ms: u32, out: u32);
-        Running "proxy_grpc_call" callouts::grpc_call, (_0: u32, _1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32, _9: u32, _10: u32, _11: u32);
-        Running "proxy_grpc_stream" callouts::grpc_stream, (_0: u32, _1: u32, _2: u32, _3: u32, _4: u32, _5: u32, _6: u32, _7: u32, _8: u32);
-        Running "proxy_grpc_send" callouts::grpc_send, (_0: u32, _1: u32, _2: u32, _3: u32);
-        Running "proxy_grpc_cancel" callouts::grpc_cancel, (_0: u32);
-        Running "proxy_grpc_close" callouts::grpc_close, (_0: u32);
+        Running "proxy_grpc_call" grpc::grpc_call, (service: u32, service_len: u32, name: u32, name_len: u32, method: u32, method_len: u32, metadata: u32, metadata_len: u32, message: u32, message_len: u32, timeout_ms: u32, out: u32);
+        Running "proxy_grpc_stream" grpc::grpc_stream, (service: u32, service_len: u32, name: u32, name_len: u32, method: u32, method_len: u32, metadata: u32, metadata_len: u32, out: u32);
+        Running "proxy_grpc_send" grpc::grpc_send, (id: u32, message: u32, len: u32, end_of_stream: u32);
+        Running "proxy_grpc_cancel" grpc::grpc_cancel, (id: u32);
+        Running "proxy_grpc_close" grpc::grpc_close, (id: u32);
 
         Running "proxy_set_shared_data" shared::set_shared_data, (key: u32, key_len: u32, value: u32, len: u32, cas: u32);
         Running "proxy_get_shared_data" shared::shared_data, (key: u32, key_len: u32, out: u32, out_len: u32, cas: u32);

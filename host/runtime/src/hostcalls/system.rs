@@ -67,14 +67,9 @@ pub(super) fn status(
     message: u32,
     len: u32,
 ) -> Result<(), Failure> {
-    let (number, text) = call
-        .state()
-        .root
-        .answer
-        .as_ref()
-        .map_or((0, ""), |answer| answer.status);
+    let (number, text) = call.state().root.status.clone();
     call.check_out(code)?;
-    call.give(text.as_bytes(), message, len)?;
+    call.give(&text, message, len)?;
     call.write_u32(code, number)
 }
 
