@@ -235,6 +235,10 @@ impl Action {
             _ => Self::Pause,
         }
     }
+
+    pub(crate) fn of_tcp(number: u32) -> Self {
+        Self::of_trailers(number)
+    }
 }
 
 /// Declares the callbacks this host calls.
@@ -296,6 +300,16 @@ callbacks! {
     GrpcReceiveTrailingMetadata = 17 "proxy_on_grpc_receive_trailing_metadata",
     /// A gRPC call failed, or a stream ended.
     GrpcClose = 18 "proxy_on_grpc_close",
+    /// A TCP connection was accepted.
+    NewConnection = 19 "proxy_on_new_connection",
+    /// Bytes came from the client of a TCP connection.
+    DownstreamData = 20 "proxy_on_downstream_data",
+    /// Bytes came from its upstream.
+    UpstreamData = 21 "proxy_on_upstream_data",
+    /// The connection to the client is closed.
+    DownstreamConnectionClose = 22 "proxy_on_downstream_connection_close",
+    /// The connection to the upstream is closed.
+    UpstreamConnectionClose = 23 "proxy_on_upstream_connection_close",
 }
 
 /// A set of callbacks.

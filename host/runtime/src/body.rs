@@ -24,6 +24,12 @@ impl Body {
         }
     }
 
+    /// Puts another behind it.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.len += other.len;
+        self.chunks.append(&mut other.chunks);
+    }
+
     /// Everything, in one piece; nothing stays.
     pub(crate) fn take(&mut self) -> Bytes {
         let len = std::mem::take(&mut self.len);

@@ -10,6 +10,7 @@
 mod ends;
 mod pause;
 mod phases;
+mod tcp;
 
 use std::{
     cell::{Ref, RefMut},
@@ -28,7 +29,9 @@ use crate::{
     vm::Vm,
 };
 
-/// The plugins of a route, in order.
+pub use tcp::{Peer, TcpProgress, TcpStream};
+
+/// The plugins of a route, or of a TCP listener, in order.
 #[derive(Clone)]
 pub struct Chain(Rc<Filters>);
 
@@ -42,6 +45,7 @@ struct Filter {
     plugin: Rc<Plugin>,
     callbacks: Callbacks,
     has_streams: bool,
+    has_connections: bool,
 }
 
 impl Chain {
@@ -53,6 +57,7 @@ impl Chain {
             .map(|plugin| Filter {
                 callbacks: plugin.callbacks(),
                 has_streams: plugin.has_streams(),
+                has_connections: plugin.has_connections(),
                 plugin,
             })
             .collect();

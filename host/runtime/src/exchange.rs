@@ -143,6 +143,8 @@ pub enum Protocol {
     Http11,
     /// HTTP/2
     Http2,
+    /// None: a TCP connection whose bytes are not looked at. Property `request.protocol` is then absent.
+    Tcp,
 }
 
 impl Protocol {
@@ -152,6 +154,7 @@ impl Protocol {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+            Self::Tcp => "TCP",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 pub(crate) type One = TypedFunc<u32, ()>;
-type Two = TypedFunc<(u32, u32), ()>;
+pub(crate) type Two = TypedFunc<(u32, u32), ()>;
 pub(crate) type Three = TypedFunc<(u32, u32, u32), ()>;
 type Five = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
@@ -21,6 +21,11 @@ pub(crate) struct Exports {
     pub(crate) log: Option<One>,
     pub(crate) done: Option<TypedFunc<u32, u32>>,
     pub(crate) delete: Option<One>,
+    pub(crate) new_connection: Option<TypedFunc<u32, u32>>,
+    downstream_data: Option<Phase>,
+    upstream_data: Option<Phase>,
+    downstream_connection_close: Option<Two>,
+    upstream_connection_close: Option<Two>,
     grpc_receive_initial_metadata: Option<Three>,
     grpc_receive: Option<Three>,
     grpc_receive_trailing_metadata: Option<Three>,
@@ -59,6 +64,19 @@ impl Exports {
             log: function(instance, store, Callback::Log.name()),
             done: function(instance, store, Callback::Done.name()),
             delete: function(instance, store, Callback::Delete.name()),
+            new_connection: function(instance, store, Callback::NewConnection.name()),
+            downstream_data: three(store, Callback::DownstreamData),
+            upstream_data: three(store, Callback::UpstreamData),
+            downstream_connection_close: function(
+                instance,
+                store,
+                Callback::DownstreamConnectionClose.name(),
+            ),
+            upstream_connection_close: function(
+                instance,
+                store,
+                Callback::UpstreamConnectionClose.name(),
+            ),
             grpc_receive_initial_metadata: function(
                 instance,
                 store,
@@ -80,6 +98,14 @@ impl Exports {
         }
     }
 
+    pub(crate) fn connection_close(&self, callback: Callback) -> Option<&Two> {
+        match callback {
+            Callback::DownstreamConnectionClose => self.downstream_connection_close.as_ref(),
+            Callback::UpstreamConnectionClose => self.upstream_connection_close.as_ref(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn grpc(&self, callback: Callback) -> Option<&Three> {
         match callback {
             Callback::GrpcReceiveInitialMetadata => self.grpc_receive_initial_metadata.as_ref(),
@@ -98,6 +124,8 @@ impl Exports {
             Callback::ResponseHeaders => self.response_headers.as_ref(),
             Callback::ResponseBody => self.response_body.as_ref(),
             Callback::ResponseTrailers => self.response_trailers.as_ref(),
+            Callback::DownstreamData => self.downstream_data.as_ref(),
+            Callback::UpstreamData => self.upstream_data.as_ref(),
             _ => None,
         }
     }

@@ -132,7 +132,7 @@ mod vm;
 
 pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, TrapKind};
 pub use callout::{CalloutError, CalloutId, CalloutKind, HttpCall, HttpCallResponse};
-pub use chain::{Chain, HttpStream, Progress};
+pub use chain::{Chain, HttpStream, Peer, Progress, TcpProgress, TcpStream};
 pub use embedder::{Embedder, StreamToken};
 pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,

@@ -210,6 +210,20 @@ impl Plugin {
             .any(|callback| self.callbacks().contains(*callback))
     }
 
+    /// Whether it takes part in TCP connections at all.
+    pub(crate) fn has_connections(&self) -> bool {
+        let all = [
+            Callback::NewConnection,
+            Callback::DownstreamData,
+            Callback::UpstreamData,
+            Callback::DownstreamConnectionClose,
+            Callback::UpstreamConnectionClose,
+            Callback::Log,
+        ];
+        all.iter()
+            .any(|callback| self.callbacks().contains(*callback))
+    }
+
     /// A VM that stands; where the last one broke, a new one is started, unless starts have failed a moment ago.
     pub(crate) fn vm(&self) -> Option<Rc<Vm>> {
         let failures = match &*self.slot.borrow() {

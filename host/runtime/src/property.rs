@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     abi::Status,
-    exchange::{Exchange, TlsInfo},
+    exchange::{Exchange, Protocol, TlsInfo},
     limits::{PROPERTIES_MAX, PROPERTY_BYTES_MAX},
     spec::PluginSpec,
 };
@@ -217,6 +217,7 @@ fn of_request<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a
         b"referer" => header(b"referer"),
         b"useragent" => header(b"user-agent"),
         b"id" => header(b"x-request-id"),
+        b"protocol" if exchange.info.protocol == Protocol::Tcp => None,
         b"protocol" => Some(exchange.info.protocol.as_str().into()),
         b"time" => Some(exchange.info.start_unix_ns.into()),
         b"duration" => exchange.info.duration_ns.map(Value::from),

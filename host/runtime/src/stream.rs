@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub(crate) struct StreamCell {
+    /// Not an HTTP exchange but a TCP connection, whose client stands for the request and whose upstream for the response.
+    pub(crate) is_tcp: bool,
     pub(crate) exchange: RefCell<Exchange>,
     pub(crate) token: StreamToken,
     /// What filters left for later ones; `proxy_set_property`.
@@ -33,11 +35,19 @@ impl StreamCell {
             .take(filters)
             .collect();
         Self {
+            is_tcp: false,
             exchange: RefCell::new(exchange),
             token,
             properties: RefCell::default(),
             written: Cell::new(0),
             filters,
+        }
+    }
+
+    pub(crate) fn of_tcp(exchange: Exchange, token: StreamToken, filters: usize) -> Self {
+        Self {
+            is_tcp: true,
+            ..Self::new(exchange, token, filters)
         }
     }
 
@@ -110,6 +120,8 @@ impl Open {
     pub(crate) const NEW_RESPONSE_TRAILERS: Self = Self(1 << 7);
     /// The exchange is over: all maps may be read, none written.
     pub(crate) const LOG: Self = Self(1 << 8);
+    pub(crate) const DOWNSTREAM_DATA: Self = Self(1 << 9);
+    pub(crate) const UPSTREAM_DATA: Self = Self(1 << 10);
     const REQUEST: Self = Self(0b0100_0111);
 
     pub(crate) fn has(self, other: Self) -> bool {

@@ -4,6 +4,7 @@
 //! broken and woken; its callouts and its timer are gone.
 
 mod grpc;
+mod tcp;
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -304,6 +305,7 @@ impl Vm {
         Ok(match callback {
             Callback::RequestHeaders | Callback::ResponseHeaders => Action::of_headers(number),
             Callback::RequestBody | Callback::ResponseBody => Action::of_body(number),
+            Callback::DownstreamData | Callback::UpstreamData => Action::of_tcp(number),
             _ => Action::of_trailers(number),
         })
     }

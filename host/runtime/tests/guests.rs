@@ -6,6 +6,8 @@
 
 #[path = "guests/grpc.rs"]
 mod grpc;
+#[path = "guests/tcp.rs"]
+mod tcp;
 
 use std::{
     cell::{Cell, RefCell},

@@ -42,13 +42,14 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
     let state = call.state();
     let buffer = BufferType::from_u32(buffer).ok_or(Status::BadArgument)?;
     Ok(match buffer {
-        BufferType::RequestBody | BufferType::ResponseBody => match body(call, buffer)? {
+        BufferType::RequestBody
+        | BufferType::ResponseBody
+        | BufferType::DownstreamData
+        | BufferType::UpstreamData => match body(call, buffer)? {
             Some((context, direction)) => Readable::Body(context, direction),
             None => Readable::Empty,
         },
-        BufferType::DownstreamData | BufferType::UpstreamData | BufferType::CallData => {
-            Readable::Empty
-        }
+        BufferType::CallData => Readable::Empty,
         BufferType::GrpcReceive => match &state.root.received {
             Received::Message(message) => Readable::Whole(message.clone()),
             _ => Readable::Empty,
@@ -77,13 +78,15 @@ fn configures(callback: Callback) -> bool {
     )
 }
 
-/// The body of the stream acted on, while its phase lasts.
+/// The body of the stream acted on, while its phase lasts; of a TCP connection, what came from that side.
 fn body(
     call: &Call<'_>,
     buffer: BufferType,
 ) -> Result<Option<(StreamContext, Direction)>, Failure> {
     let (direction, open) = match buffer {
         BufferType::RequestBody => (Direction::Request, Open::REQUEST_BODY),
+        BufferType::DownstreamData => (Direction::Request, Open::DOWNSTREAM_DATA),
+        BufferType::UpstreamData => (Direction::Response, Open::UPSTREAM_DATA),
         _ => (Direction::Response, Open::RESPONSE_BODY),
     };
     let Some(context) = call.stream() else {
@@ -153,9 +156,10 @@ pub(super) fn set_buffer_bytes(
     let buffer = BufferType::from_u32(buffer).ok_or(Status::BadArgument)?;
     let data = call.bytes(data, len)?;
     let (context, direction) = match buffer {
-        BufferType::RequestBody | BufferType::ResponseBody => {
-            body(call, buffer)?.ok_or(Status::NotFound)?
-        }
+        BufferType::RequestBody
+        | BufferType::ResponseBody
+        | BufferType::DownstreamData
+        | BufferType::UpstreamData => body(call, buffer)?.ok_or(Status::NotFound)?,
         BufferType::GrpcReceive => {
             let data = Bytes::copy_from_slice(data);
             return set_message(call, start, size, &data);

@@ -66,27 +66,31 @@ pub(super) fn send_local_response(
     Ok(())
 }
 
+/// As in Envoy: what comes from an upstream cannot be resumed, and a type that the stream is not of does nothing.
 pub(super) fn continue_stream(call: &mut Call<'_>, stream: u32) -> Result<(), Failure> {
     match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
-        StreamType::Request => resume(call, Direction::Request),
-        StreamType::Response => resume(call, Direction::Response),
-        StreamType::Downstream => Ok(()),
+        StreamType::Request => resume(call, Direction::Request, false),
+        StreamType::Response => resume(call, Direction::Response, false),
+        StreamType::Downstream => resume(call, Direction::Request, true),
         StreamType::Upstream => Err(Status::Unimplemented.into()),
     }
 }
 
 pub(super) fn continue_request(call: &mut Call<'_>) -> Result<(), Failure> {
-    resume(call, Direction::Request)
+    resume(call, Direction::Request, false)
 }
 
 pub(super) fn continue_response(call: &mut Call<'_>) -> Result<(), Failure> {
-    resume(call, Direction::Response)
+    resume(call, Direction::Response, false)
 }
 
-fn resume(call: &mut Call<'_>, direction: Direction) -> Result<(), Failure> {
+fn resume(call: &mut Call<'_>, direction: Direction, is_tcp: bool) -> Result<(), Failure> {
     let Some(context) = call.stream() else {
         return Ok(());
     };
+    if context.stream.is_tcp != is_tcp {
+        return Ok(());
+    }
     let cell = context.cell()?;
     cell.asked
         .set(cell.asked.get().with_resume(direction, true));
@@ -97,13 +101,17 @@ fn resume(call: &mut Call<'_>, direction: Direction) -> Result<(), Failure> {
 }
 
 pub(super) fn close_stream(call: &mut Call<'_>, stream: u32) -> Result<(), Failure> {
-    match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
-        StreamType::Request | StreamType::Response => {}
-        StreamType::Downstream | StreamType::Upstream => return Ok(()),
-    }
+    let is_tcp = match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
+        StreamType::Request | StreamType::Response => false,
+        // Either closes the connection to the client, as in Envoy.
+        StreamType::Downstream | StreamType::Upstream => true,
+    };
     let Some(context) = call.stream() else {
         return Ok(());
     };
+    if context.stream.is_tcp != is_tcp {
+        return Ok(());
+    }
     let cell = context.cell()?;
     cell.asked.set(Asked {
         close: true,
