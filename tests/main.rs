@@ -12,6 +12,7 @@ mod hostile;
 mod places;
 mod served;
 mod set_properties;
+mod tcp;
 mod tidy;
 mod whole;
 mod wycheproof;

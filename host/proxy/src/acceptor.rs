@@ -24,6 +24,8 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
     listener: std::net::TcpListener,
     tls: Option<Arc<ServerTls>>,
+    /// Its place in the policy; what the admin page listens on has none.
+    pub(crate) index: usize,
 }
 
 impl Bound {
@@ -48,6 +50,7 @@ impl Bound {
             address,
             listener,
             tls,
+            index: usize::MAX,
         })
     }
 
@@ -81,7 +84,7 @@ impl Dispatcher {
 
     /// Accepts until it is dropped.
     pub(crate) async fn accept(self: Arc<Self>, bound: Bound) {
-        let (destination, tls) = (bound.address, bound.tls.clone());
+        let (destination, tls, index) = (bound.address, bound.tls.clone(), bound.index);
         let listener = match bound.into_tokio() {
             Ok(listener) => listener,
             Err(error) => {
@@ -114,6 +117,7 @@ impl Dispatcher {
                         source,
                         destination: local,
                         tls: tls.clone(),
+                        listener: index,
                         id: self.next_id.fetch_add(1, Ordering::Relaxed),
                         place,
                     };

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy, FieldList,
-    Fields, GrpcCall, HttpCall, HttpStream, Limits, LogLevel, Module, ModuleCache, Plugin,
-    PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, Shared, StartError,
-    StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
+    Callback, CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy,
+    FieldList, Fields, GrpcCall, HttpCall, HttpStream, Limits, LogLevel, Module, ModuleCache,
+    Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, Shared,
+    StartError, StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
 };
 
 use crate::export::Findings;
 use crate::foreign::ForeignFunctions;
-use crate::policy::{FilterInstance, Policy, PolicyErrors, Problem};
+use crate::policy::{Filter, FilterInstance, Policy, PolicyErrors, Problem};
 
 /// Starts every plugin of the policy once.
 ///
@@ -50,6 +50,7 @@ pub(crate) fn try_out(
             }
         };
         let Some(module) = module else { continue };
+        problems.extend(unfit(filter, &module));
         let spec = Arc::new(instance.spec());
         let started = Plugin::start(
             PluginId(instance.index),
@@ -89,6 +90,23 @@ pub(crate) fn try_out(
         plugin.shut_down();
     }
     Ok(findings)
+}
+
+/// A module that would see nothing of a TCP listener's connections, and so let all by.
+pub(crate) fn unfit(filter: &Filter, module: &Module) -> Option<Problem> {
+    let callbacks = [
+        Callback::NewConnection,
+        Callback::DownstreamData,
+        Callback::UpstreamData,
+        Callback::DownstreamConnectionClose,
+        Callback::UpstreamConnectionClose,
+    ];
+    let sees = |callback: &Callback| module.callbacks().contains(*callback);
+    (filter.is_tcp && !callbacks.iter().any(sees)).then(|| {
+        filter
+            .place
+            .problem("the module has no callback of TCP connections")
+    })
 }
 
 /// Why a plugin did not start, at the configuration keys that its log lines name (`configuration: KEY.PATH: reason`), else at its

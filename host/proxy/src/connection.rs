@@ -9,7 +9,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
@@ -31,6 +31,7 @@ use crate::limits::{
 };
 use crate::request;
 use crate::spawn::Local;
+use crate::tcp;
 use crate::tls::ServerTls;
 use crate::worker::Worker;
 
@@ -45,6 +46,8 @@ pub(crate) struct Accepted {
     pub(crate) destination: std::net::SocketAddr,
     /// The listener's TLS.
     pub(crate) tls: Option<Arc<ServerTls>>,
+    /// The listener's place in the policy.
+    pub(crate) listener: usize,
     /// Unique in the process.
     pub(crate) id: u64,
     /// Gives the place back when dropped.
@@ -79,6 +82,8 @@ pub(crate) struct Connection {
     moved: Arc<AtomicU64>,
     moved_seen: Cell<u64>,
     moved_at: Cell<Instant>,
+    /// How long nothing may move while something is open.
+    stall_timeout: Duration,
     closing: Cell<Closing>,
     close: Notify,
     _place: Place,
@@ -135,7 +140,7 @@ impl Connection {
             self.moved_at.set(now);
         }
         if self.open.get() > 0 {
-            if now.saturating_duration_since(self.moved_at.get()) >= CONNECTION_STALL_TIMEOUT {
+            if now.saturating_duration_since(self.moved_at.get()) >= self.stall_timeout {
                 self.abort();
             }
             return;
@@ -159,6 +164,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         source,
         destination,
         tls,
+        listener,
         id,
         place,
     } = accepted;
@@ -179,7 +185,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         tls: None,
     };
     match tls {
-        None => run(&worker, stream, info, Scheme::Http, place).await,
+        None => run(&worker, stream, info, Scheme::Http, place, listener).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
             match tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -188,7 +194,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                         tls: Some(tls.facts(stream.get_ref().1)),
                         ..info
                     };
-                    run(&worker, stream, info, Scheme::Https, place).await;
+                    run(&worker, stream, info, Scheme::Https, place, listener).await;
                 }
                 Ok(Err(error)) => {
                     worker.stats.count_handshake_failure();
@@ -203,12 +209,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     }
 }
 
-async fn run<S>(worker: &Rc<Worker>, stream: S, info: ConnectionInfo, scheme: Scheme, place: Place)
-where
+async fn run<S>(
+    worker: &Rc<Worker>,
+    stream: S,
+    info: ConnectionInfo,
+    scheme: Scheme,
+    place: Place,
+    listener: usize,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let moved = Arc::new(AtomicU64::new(0));
     let now = Instant::now();
+    let tcp = worker.tcp_route(listener);
     let connection = Rc::new(Connection {
         info: Rc::new(info),
         scheme,
@@ -218,11 +231,18 @@ where
         moved: Arc::clone(&moved),
         moved_seen: Cell::new(0),
         moved_at: Cell::new(now),
+        stall_timeout: tcp
+            .as_ref()
+            .map_or(CONNECTION_STALL_TIMEOUT, |route| route.idle_timeout),
         closing: Cell::new(Closing::No),
         close: Notify::new(),
         _place: place,
     });
     worker.connections.add(&connection);
+    if let Some(route) = tcp {
+        // In a box of its own: an HTTP connection's task is no larger for it.
+        return Box::pin(tcp::serve(worker, &route, &connection, stream, &moved)).await;
+    }
     let service =
         service_fn(|request| request::serve(Rc::clone(worker), Rc::clone(&connection), request));
     let io = Watched::new(stream, moved);

@@ -13,6 +13,7 @@ use portcullis_runtime::{
     CalloutError, CalloutId, Embedder, GrpcCall, GrpcEvent, HttpCall, LogLevel, Plugin, PluginId,
     PluginSpec, QueueTarget, Status, StreamToken,
 };
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -46,8 +47,15 @@ pub(crate) struct WorkerEmbedder {
 /// Exchanges by token. A token is a place and how often the place was given out before, so that an old one finds nobody.
 #[derive(Default)]
 struct Streams {
-    places: Vec<(u32, Weak<Stream>)>,
+    places: Vec<(u32, Sleeper)>,
     free: Vec<u32>,
+}
+
+/// Who is woken by a token.
+enum Sleeper {
+    Nobody,
+    Http(Weak<Stream>),
+    Tcp(Weak<Notify>),
 }
 
 impl WorkerEmbedder {
@@ -114,6 +122,15 @@ impl WorkerEmbedder {
 
     /// Gives an exchange a token.
     pub(crate) fn admit(&self, stream: Weak<Stream>) -> StreamToken {
+        self.seat(Sleeper::Http(stream))
+    }
+
+    /// Gives a TCP connection a token.
+    pub(crate) fn admit_tcp(&self, news: Weak<Notify>) -> StreamToken {
+        self.seat(Sleeper::Tcp(news))
+    }
+
+    fn seat(&self, stream: Sleeper) -> StreamToken {
         let mut streams = self.streams.borrow_mut();
         let index = streams.free.pop();
         if let Some(index) = index
@@ -138,19 +155,8 @@ impl WorkerEmbedder {
             .and_then(|index| streams.places.get_mut(index))
             && place.0 == times
         {
-            *place = (times.wrapping_add(1), Weak::new());
+            *place = (times.wrapping_add(1), Sleeper::Nobody);
             streams.free.push(index);
-        }
-    }
-
-    fn stream(&self, token: StreamToken) -> Option<Rc<Stream>> {
-        let streams = self.streams.borrow();
-        let (index, times) = parts(token);
-        let (given, stream) = streams.places.get(usize::try_from(index).ok()?)?;
-        if *given == times {
-            stream.upgrade()
-        } else {
-            None
         }
     }
 
@@ -340,9 +346,24 @@ impl Embedder for WorkerEmbedder {
         });
     }
 
-    fn wake(&self, stream: StreamToken) {
-        if let Some(stream) = self.stream(stream) {
-            stream.wake();
+    fn wake(&self, token: StreamToken) {
+        let streams = self.streams.borrow();
+        let (index, times) = parts(token);
+        let place = usize::try_from(index)
+            .ok()
+            .and_then(|index| streams.places.get(index));
+        match place {
+            Some((given, Sleeper::Http(stream))) if *given == times => {
+                if let Some(stream) = stream.upgrade() {
+                    stream.wake();
+                }
+            }
+            Some((given, Sleeper::Tcp(news))) if *given == times => {
+                if let Some(news) = news.upgrade() {
+                    news.notify_one();
+                }
+            }
+            _ => {}
         }
     }
 

@@ -89,6 +89,14 @@ impl Figures {
             "Clients that failed to agree on TLS",
             vec![(vec![], failures)],
         )?;
+        let tcp = self.workers.iter();
+        let tcp = tcp.map(|worker| worker.stats.tcp_connections()).sum();
+        counters(
+            encoder,
+            "portcullis_tcp_connections",
+            "Connections to TCP listeners",
+            vec![(vec![], tcp)],
+        )?;
         let open = self.workers.iter().enumerate().map(|(index, worker)| {
             let open =
                 u64::try_from(worker.connections.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
@@ -178,12 +186,12 @@ impl Figures {
             ),
             (
                 "portcullis_plugin_refused",
-                "Requests refused for want of a VM, or because they broke it",
+                "Requests and TCP connections refused for want of a VM, or because they broke it",
                 PluginStats::refused,
             ),
             (
                 "portcullis_plugin_passed_by",
-                "Requests that passed unchecked (failure policy open)",
+                "Requests and TCP connections that passed unchecked (failure policy open)",
                 PluginStats::passed_by,
             ),
             (

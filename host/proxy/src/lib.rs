@@ -36,6 +36,7 @@ mod serve;
 mod spawn;
 mod stats;
 mod stream;
+mod tcp;
 mod tls;
 mod upstream;
 mod worker;

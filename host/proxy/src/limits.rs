@@ -33,6 +33,12 @@ pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much is read and dropped meanwhile: the rest of a head or a small body, not an upload.
 pub(crate) const LINGER_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes on their way to one side of a TCP connection before nothing more is read from the other. Envoy's `per_connection_buffer_limit_bytes`
+/// is four times that; this is twice a read from TLS.
+pub(crate) const TCP_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes read from a TCP connection at once: a TLS record.
+pub(crate) const TCP_READ_BYTES: usize = 16 * 1024;
+
 /// Concurrent streams of one HTTP/2 connection. Envoy's edge advice, RFC 9113 §5.1.2 asks for at least 100.
 pub(crate) const H2_STREAMS_MAX: u32 = 100;
 /// Flow-control window of one HTTP/2 stream: what an unread request body may hold.

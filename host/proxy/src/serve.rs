@@ -15,6 +15,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::acceptor::{Bound, Dispatcher};
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
+use crate::canary;
 use crate::cluster::{self, Cluster};
 use crate::figures::Figures;
 use crate::limits::EPOCH_PERIOD;
@@ -156,7 +157,7 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
         error
     };
     let mut bound = Vec::new();
-    for (listener, tls) in policy.listeners.iter().zip(listener_tls) {
+    for (index, (listener, tls)) in policy.listeners.iter().zip(listener_tls).enumerate() {
         let socket = Bound::new(listener.address, tls);
         let refused = |error: io::Error| {
             listener.place.problem(format!(
@@ -165,7 +166,9 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
                 reason(&error)
             ))
         };
-        bound.push(socket.map_err(|error| stop(refused(error).into()))?);
+        let mut socket = socket.map_err(|error| stop(refused(error).into()))?;
+        socket.index = index;
+        bound.push(socket);
     }
     let admin = match &policy.admin {
         Some(admin) if !admin.address.ip().is_loopback() => {
@@ -246,6 +249,9 @@ fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, Serve
                 module
             }
         };
+        if let Some(problem) = canary::unfit(filter, &module) {
+            return Err(problem.into());
+        }
         plugins.push((Arc::new(instance.spec()), module));
     }
     Ok(plugins)
@@ -264,10 +270,20 @@ fn make_clusters(policy: &Policy) -> Result<Vec<Arc<Cluster>>, ServeError> {
     made.collect()
 }
 
+/// What HTTP listeners offer. What is spoken within a TCP listener's TLS is not known here.
+const HTTP_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+
 fn make_tls(policy: &Policy) -> Result<Vec<Option<Arc<ServerTls>>>, ServeError> {
     let made = policy.listeners.iter().map(|listener| match &listener.tls {
         None => Ok(None),
-        Some(tls) => match ServerTls::new(tls) {
+        Some(tls) => match ServerTls::new(
+            tls,
+            if listener.tcp.is_some() {
+                &[]
+            } else {
+                HTTP_ALPN
+            },
+        ) {
             Ok(tls) => Ok(Some(Arc::new(tls))),
             Err(reason) => Err(listener
                 .place

@@ -16,6 +16,7 @@ pub(crate) struct WorkerStats {
     durations: [AtomicU64; DURATION_BOUNDS_MS.len() + 1],
     duration_us: AtomicU64,
     handshake_failures: AtomicU64,
+    tcp_connections: AtomicU64,
 }
 
 impl Default for WorkerStats {
@@ -25,6 +26,7 @@ impl Default for WorkerStats {
             durations: std::array::from_fn(|_| AtomicU64::new(0)),
             duration_us: AtomicU64::new(0),
             handshake_failures: AtomicU64::new(0),
+            tcp_connections: AtomicU64::new(0),
         }
     }
 }
@@ -46,6 +48,16 @@ impl WorkerStats {
     /// A client failed to agree on TLS.
     pub(crate) fn count_handshake_failure(&self) {
         add(&self.handshake_failures, 1);
+    }
+
+    /// A connection to a TCP listener begins.
+    pub(crate) fn count_tcp_connection(&self) {
+        add(&self.tcp_connections, 1);
+    }
+
+    /// Connections to TCP listeners so far.
+    pub(crate) fn tcp_connections(&self) -> u64 {
+        self.tcp_connections.load(Ordering::Relaxed)
     }
 
     /// Statuses that were sent, and how often; 0 is no answer.

@@ -37,12 +37,12 @@ impl ResolvesServerCert for OneCertificate {
 }
 
 impl ServerTls {
-    /// What the policy says, as rustls' configuration: HTTP/2 and HTTP/1.1 by ALPN, stateless resumption.
+    /// What the policy says, as rustls' configuration: these protocols by ALPN, stateless resumption.
     ///
     /// # Errors
     ///
     /// rustls refuses the client CA or has no random numbers; the reason is ready to be shown.
-    pub(crate) fn new(tls: &DownstreamTls) -> Result<Self, String> {
+    pub(crate) fn new(tls: &DownstreamTls, alpn: &[&[u8]]) -> Result<Self, String> {
         let provider = Arc::new(default_provider());
         let versions: &[&rustls::SupportedProtocolVersion] = match tls.minimum_version {
             policy::TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -69,7 +69,7 @@ impl ServerTls {
         };
         let mut config =
             builder.with_cert_resolver(Arc::new(OneCertificate(Arc::clone(&tls.certificate))));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.ticketer = Ticketer::new().map_err(|error| error.to_string())?;
         Ok(Self {
             config: Arc::new(config),

@@ -16,9 +16,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::body::RequestBody;
 use crate::cluster::Cluster;
@@ -106,6 +108,35 @@ pub(crate) enum UpstreamFault {
     Timeout,
 }
 
+/// A connection without HTTP on it.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+/// A connection of [`Upstream::open`].
+pub(crate) struct Opened {
+    /// Where it leads.
+    pub(crate) address: SocketAddr,
+    /// Its bytes.
+    pub(crate) io: Box<dyn Duplex>,
+    /// To be held for as long as it is open.
+    pub(crate) seat: OpenSeat,
+}
+
+/// Counts a connection as closed when it is dropped.
+pub(crate) struct OpenSeat(Arc<Cluster>);
+
+impl Drop for OpenSeat {
+    fn drop(&mut self) {
+        self.0.stats.closed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection as it was dialled.
+enum Dialled {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// An answer whose body is still to be read, and the connection it comes over.
 pub(crate) type Answer = (Response<Incoming>, Lease);
 
@@ -164,6 +195,46 @@ impl Upstream {
             may_repeat = false;
             self.cluster.stats.retried.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Connects to the endpoint whose turn it is, or to the next one that can be reached, for bytes that are not HTTP.
+    ///
+    /// # Errors
+    ///
+    /// None can be reached in time.
+    pub(crate) async fn open(&self) -> Result<Opened, UpstreamFault> {
+        let addresses = self.current();
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let first = turn.checked_rem(addresses.len()).unwrap_or(0);
+        let deadline = tokio::time::Instant::now() + self.cluster.policy.connect_timeout;
+        let mut fault = UpstreamFault::NoAddress;
+        let in_turn = addresses.iter().cycle().skip(first).take(addresses.len());
+        for &address in in_turn {
+            let stats = &self.cluster.stats;
+            match tokio::time::timeout_at(deadline, self.dial(address)).await {
+                Ok(Ok(dialled)) => {
+                    stats.opened.fetch_add(1, Ordering::Relaxed);
+                    let io: Box<dyn Duplex> = match dialled {
+                        Dialled::Plain(stream) => Box::new(stream),
+                        Dialled::Tls(stream) => stream,
+                    };
+                    let seat = OpenSeat(Arc::clone(&self.cluster));
+                    return Ok(Opened { address, io, seat });
+                }
+                Ok(Err(error)) => {
+                    stats.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(cluster = self.cluster.policy.name, %address, error = &*error, "connecting failed");
+                    fault = UpstreamFault::Connect;
+                }
+                Err(_) => {
+                    stats.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(cluster = self.cluster.policy.name, %address, "connecting took too long");
+                    return Err(UpstreamFault::Connect);
+                }
+            }
+        }
+        Err(fault)
     }
 
     /// Closes what has been idle for too long, and forgets what the other side closed.
@@ -267,24 +338,31 @@ impl Upstream {
         self: &Rc<Self>,
         address: SocketAddr,
     ) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(match self.dial(address).await? {
+            Dialled::Plain(stream) => self.handshake(address, stream).await?,
+            Dialled::Tls(stream) => self.handshake(address, *stream).await?,
+        })
+    }
+
+    async fn dial(
+        &self,
+        address: SocketAddr,
+    ) -> Result<Dialled, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let policy = &self.cluster.policy;
-        let connection = match (&self.cluster.tls, &policy.tls) {
-            (Some(config), Some(tls)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                let stream = connector
-                    .connect(ServerName::DnsName(tls.sni.clone()), stream)
-                    .await?;
-                let wants_h2 = policy.protocol == UpstreamProtocol::Http2;
-                if wants_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-                    return Err("the upstream does not speak HTTP/2".into());
-                }
-                self.handshake(address, stream).await?
-            }
-            _ => self.handshake(address, stream).await?,
+        let (Some(config), Some(tls)) = (&self.cluster.tls, &policy.tls) else {
+            return Ok(Dialled::Plain(stream));
         };
-        Ok(connection)
+        let connector = TlsConnector::from(Arc::clone(config));
+        let stream = connector
+            .connect(ServerName::DnsName(tls.sni.clone()), stream)
+            .await?;
+        let wants_h2 = policy.protocol == UpstreamProtocol::Http2;
+        if wants_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err("the upstream does not speak HTTP/2".into());
+        }
+        Ok(Dialled::Tls(Box::new(stream)))
     }
 
     async fn handshake<T>(
@@ -293,7 +371,7 @@ impl Upstream {
         stream: T,
     ) -> hyper::Result<Connection>
     where
-        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let io = TokioIo::new(stream);
         let cluster = Arc::clone(&self.cluster);

@@ -27,6 +27,7 @@ use crate::policy::{FilterInstance, Policy, Problem, Route};
 use crate::spawn::Local;
 use crate::stats::WorkerStats;
 use crate::stream::Record;
+use crate::tcp::TcpRoute;
 use crate::upstream::Upstream;
 
 /// What a worker is told.
@@ -85,6 +86,8 @@ pub(crate) struct Worker {
     pub(crate) unrouted: Rc<RouteState>,
     /// For requests that are refused before there could be a route: what puts headers on answers, and nothing else.
     pub(crate) refused: Rc<RouteState>,
+    /// By listener; `None` for those of HTTP.
+    tcp_routes: Vec<Option<Rc<TcpRoute>>>,
     policy: Arc<Policy>,
     routes: HashMap<*const Route, Rc<RouteState>>,
     log: Option<AccessLog>,
@@ -119,6 +122,11 @@ impl Worker {
             .find(host, path)
             .and_then(|route| self.routes.get(&Arc::as_ptr(route)));
         Rc::clone(found.unwrap_or(&self.unrouted))
+    }
+
+    /// What the listener at this place of the policy does with a connection, if it is not HTTP.
+    pub(crate) fn tcp_route(&self, listener: usize) -> Option<Rc<TcpRoute>> {
+        self.tcp_routes.get(listener).cloned().flatten()
     }
 
     /// Writes a request down, if the policy wants that.
@@ -283,7 +291,7 @@ fn assemble(
     let everywhere: Vec<_> = policy
         .instances
         .iter()
-        .filter(|instance| instance.name == instance.filter.name)
+        .filter(|instance| instance.name == instance.filter.name && !instance.filter.is_tcp)
         .cloned()
         .collect();
     let on_answers: Vec<_> = everywhere
@@ -291,7 +299,21 @@ fn assemble(
         .filter(|instance| instance.filter.module.control.as_deref() == Some("security-headers"))
         .cloned()
         .collect();
+    let tcp_routes = policy.listeners.iter().map(|listener| {
+        let tcp = listener.tcp.as_ref()?;
+        let info = RouteInfo {
+            cluster: tcp.cluster.name.clone(),
+            ..RouteInfo::default()
+        };
+        Some(Rc::new(TcpRoute {
+            info: Rc::new(info),
+            chain: Chain::new(tcp.chain.iter().filter_map(of).collect()),
+            upstream: Rc::clone(embedder.upstream(&tcp.cluster.name)?),
+            idle_timeout: tcp.idle_timeout,
+        }))
+    });
     Worker {
+        tcp_routes: tcp_routes.collect(),
         unrouted: state(&everywhere, None, RouteInfo::default(), Vec::new()),
         refused: state(&on_answers, None, RouteInfo::default(), Vec::new()),
         embedder: Rc::clone(embedder),

@@ -1,4 +1,4 @@
-//! A Proxy-Wasm host as a library: it runs HTTP filters built for the Proxy-Wasm ABI (0.1.0, 0.2.0, 0.2.1), as Envoy runs them.
+//! A Proxy-Wasm host as a library: it runs HTTP and TCP filters built for the Proxy-Wasm ABI (0.1.0, 0.2.0, 0.2.1), as Envoy runs them.
 //!
 //! It has no sockets, no files, no clock, no async runtime and no HTTP types, so that any Rust proxy can embed it. The embedder lends
 //! header maps ([`Fields`]), tells the time and makes callouts ([`Embedder`]), and keeps compiled code ([`ModuleCache`]).
@@ -6,7 +6,8 @@
 //! # The life of a request
 //!
 //! [`Runtime::load`] compiles a module once a process; [`Plugin::start`] makes and configures a VM once a worker; a [`Chain`] orders the
-//! plugins of a route; an [`HttpStream`] takes one exchange through it, phase by phase. Each phase answers with a [`Progress`].
+//! plugins of a route; an [`HttpStream`] takes one exchange through it, phase by phase. Each phase answers with a [`Progress`]. A
+//! [`TcpStream`] takes a connection through it byte by byte.
 //!
 //! # What holds always
 //!

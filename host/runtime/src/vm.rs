@@ -317,7 +317,7 @@ impl Vm {
         })
     }
 
-    /// Stream contexts end at once, whatever `proxy_on_done` answers, as in Envoy.
+    /// Stream contexts end at once, whatever `proxy_on_done` answers, as in Envoy. A TCP connection logs between the two.
     pub(crate) fn finish(
         &self,
         context: &StreamContext,
@@ -333,6 +333,11 @@ impl Vm {
                     None => Ok(()),
                 },
             )?;
+        }
+        if context.stream.is_tcp && callbacks.contains(Callback::Log) {
+            self.enter(Callback::Log, Some(context), |store, exports| {
+                call_one(&exports.log, store, id)
+            })?;
         }
         if callbacks.contains(Callback::Delete) {
             self.enter(Callback::Delete, Some(context), |store, exports| {

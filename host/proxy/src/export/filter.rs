@@ -20,7 +20,8 @@ pub(super) fn http_filters(policy: &Policy, modules: &Path) -> Vec<Tree> {
 }
 
 fn in_chain_order(policy: &Policy) -> impl Iterator<Item = &FilterInstance> {
-    policy.filters.iter().flat_map(|filter| {
+    let of_http = policy.filters.iter().filter(|filter| !filter.is_tcp);
+    of_http.flat_map(|filter| {
         let of_filter = |it: &&FilterInstance| it.filter.name == filter.name;
         policy.instances.iter().map(AsRef::as_ref).filter(of_filter)
     })
@@ -32,6 +33,27 @@ fn is_base(instance: &FilterInstance) -> bool {
 }
 
 fn http_filter(instance: &FilterInstance, modules: &Path) -> Tree {
+    Map::new()
+        .with("name", instance.name.as_str())
+        .maybe("disabled", (!is_base(instance)).then_some(true))
+        .with(
+            "typed_config",
+            Map::typed("envoy.extensions.filters.http.wasm.v3.Wasm")
+                .with("config", plugin(instance, modules)),
+        )
+        .into()
+}
+
+/// A filter of a TCP listener.
+pub(super) fn network_filter(instance: &FilterInstance, modules: &Path) -> Map {
+    Map::new().with("name", instance.name.as_str()).with(
+        "typed_config",
+        Map::typed("envoy.extensions.filters.network.wasm.v3.Wasm")
+            .with("config", plugin(instance, modules)),
+    )
+}
+
+fn plugin(instance: &FilterInstance, modules: &Path) -> Map {
     let filter = &instance.filter;
     let file = modules.join(module_file(filter)).display().to_string();
     let code = Tree::Remarked(file, format!("sha256:{}", filter.module.sha256));
@@ -56,7 +78,7 @@ fn http_filter(instance: &FilterInstance, modules: &Path) -> Tree {
             "code",
             Map::new().with("local", Map::new().with("filename", code)),
         );
-    let plugin = Map::new()
+    Map::new()
         .with("name", instance.name.as_str())
         .maybe(
             "root_id",
@@ -64,15 +86,7 @@ fn http_filter(instance: &FilterInstance, modules: &Path) -> Tree {
         )
         .with("failure_policy", failure_policy)
         .with("vm_config", vm)
-        .maybe("configuration", configuration);
-    Map::new()
-        .with("name", instance.name.as_str())
-        .maybe("disabled", (!is_base(instance)).then_some(true))
-        .with(
-            "typed_config",
-            Map::typed("envoy.extensions.filters.http.wasm.v3.Wasm").with("config", plugin),
-        )
-        .into()
+        .maybe("configuration", configuration)
 }
 
 /// What a route says about filters: off where its chain lacks the filter's own instance, on where it has another.

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::limits;
-use crate::policy::{AccessLog, DownstreamTls, Listener, Policy, Route, TlsVersion, VirtualHost};
+use crate::policy::{
+    AccessLog, DownstreamTls, Listener, Policy, Route, TcpProxy, TlsVersion, VirtualHost,
+};
 
 use super::Findings;
 use super::filter;
@@ -30,12 +32,21 @@ pub(super) fn listener(
     findings: &Findings,
     modules: &Path,
 ) -> Tree {
-    let connection_manager = Map::new()
-        .with("name", "envoy.filters.network.http_connection_manager")
-        .with(
-            "typed_config",
-            connection_manager(policy, listener, findings, modules),
-        );
+    let filters = match &listener.tcp {
+        Some(tcp) => tcp_filters(listener, tcp, modules),
+        None => vec![
+            Map::new()
+                .with("name", "envoy.filters.network.http_connection_manager")
+                .with(
+                    "typed_config",
+                    connection_manager(policy, listener, findings, modules),
+                ),
+        ],
+    };
+    let alpn: &[&str] = match listener.tcp {
+        Some(_) => &[],
+        None => &["h2", "http/1.1"],
+    };
     let mut chain = Map::new();
     if let Some(tls) = &listener.tls {
         chain = chain
@@ -43,9 +54,9 @@ pub(super) fn listener(
                 "transport_socket_connect_timeout",
                 limits::TLS_HANDSHAKE_TIMEOUT,
             )
-            .with("transport_socket", transport_socket(tls));
+            .with("transport_socket", transport_socket(tls, alpn));
     }
-    let chain = chain.with("filters", vec![connection_manager]);
+    let chain = chain.with("filters", filters);
     // Without the inspector plugins cannot see the requested server name.
     let inspector = listener.tls.as_ref().map(|_| {
         vec![
@@ -66,7 +77,23 @@ pub(super) fn listener(
         .into()
 }
 
-fn transport_socket(tls: &DownstreamTls) -> Map {
+/// The filters of a TCP listener, and what passes the bytes on.
+fn tcp_filters(listener: &Listener, tcp: &TcpProxy, modules: &Path) -> Vec<Map> {
+    let proxy = Map::typed("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")
+        .with("stat_prefix", listener.name.as_str())
+        .with("cluster", tcp.cluster.name.as_str())
+        .with("idle_timeout", tcp.idle_timeout);
+    let proxy = Map::new()
+        .with("name", "envoy.filters.network.tcp_proxy")
+        .with("typed_config", proxy);
+    let filters = tcp.chain.iter();
+    filters
+        .map(|instance| filter::network_filter(instance, modules))
+        .chain([proxy])
+        .collect()
+}
+
+fn transport_socket(tls: &DownstreamTls, alpn: &[&str]) -> Map {
     let file = |path: &Path| Map::new().with("filename", path.display().to_string());
     let minimum = match tls.minimum_version {
         TlsVersion::Tls12 => "TLSv1_2",
@@ -83,7 +110,7 @@ fn transport_socket(tls: &DownstreamTls) -> Map {
                 .with("tls_minimum_protocol_version", minimum)
                 .with("tls_maximum_protocol_version", "TLSv1_3"),
         )
-        .with("alpn_protocols", vec!["h2", "http/1.1"])
+        .maybe("alpn_protocols", (!alpn.is_empty()).then(|| alpn.to_vec()))
         .with(
             "tls_certificates",
             vec![

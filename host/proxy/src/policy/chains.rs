@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::cluster::Cluster;
+use super::cluster::{self, Cluster};
 use super::filter::{self, Configuration, Filter, FilterInstance, Override};
 use super::place::Place;
 use super::reader::{Field, Reader};
@@ -39,14 +39,9 @@ pub(super) fn read_route(
         Some(field) => field.parse(route::prefix),
         None => route::prefix("/").ok(),
     };
-    let cluster = section.required("cluster").and_then(|field| {
-        let name = field.string()?;
-        let found = clusters.iter().find(|cluster| cluster.name == name);
-        if found.is_none() && !cluster_names.contains(&name) {
-            field.refuse(format!("there is no cluster `{name}`"));
-        }
-        found.cloned()
-    });
+    let cluster = section
+        .required("cluster")
+        .and_then(|field| cluster::find(field, clusters, cluster_names));
     let members = section
         .optional("filters")
         .map(Field::members)

@@ -1,5 +1,6 @@
 //! `clusters`: the upstreams that routes lead to and plugins may call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::DnsName;
@@ -110,6 +111,20 @@ pub(super) fn read(field: &Field<'_>) -> Option<Cluster> {
         tls: tls?,
         place: field.place(),
     })
+}
+
+/// The cluster that a field names.
+pub(super) fn find(
+    field: &Field<'_>,
+    clusters: &[Arc<Cluster>],
+    cluster_names: &[&str],
+) -> Option<Arc<Cluster>> {
+    let name = field.string()?;
+    let found = clusters.iter().find(|cluster| cluster.name == name);
+    if found.is_none() && !cluster_names.contains(&name) {
+        field.refuse(format!("there is no cluster `{name}`"));
+    }
+    found.cloned()
 }
 
 fn read_endpoints(field: &Field<'_>) -> Option<Vec<Endpoint>> {

@@ -22,6 +22,8 @@ pub struct Filter {
     pub name: String,
     /// The module.
     pub module: WasmModule,
+    /// Of a TCP listener, and of no route.
+    pub is_tcp: bool,
     /// Which of a module's root contexts to start; empty for modules that have one.
     pub root_id: String,
     /// What happens to requests while no VM of it stands. Never open by default, nor for controls that authenticate.
@@ -196,6 +198,7 @@ pub(super) fn read(
     let filter = Filter {
         name: name?,
         module: module?,
+        is_tcp: false,
         root_id: root_id?,
         failure_policy: failure_policy?,
         limits: limits?,

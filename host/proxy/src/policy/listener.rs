@@ -7,10 +7,12 @@ use std::sync::Arc;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::cluster::Cluster;
 use super::pem::{self, TrustedCertificates};
 use super::place::{Place, Problem};
 use super::reader::Field;
 use super::scalar;
+use super::tcp::{self, TcpParts, TcpProxy};
 
 /// A socket that clients connect to.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// TLS; plaintext if absent.
     pub tls: Option<DownstreamTls>,
+    /// Not HTTP: bytes are passed on as they are.
+    pub tcp: Option<TcpProxy>,
     /// The listener's `address`.
     pub place: Place,
 }
@@ -51,7 +55,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-const KEYS: &[&str] = &["name", "address", "tls"];
+pub(super) const KEYS: &[&str] = &["name", "address", "tls", "tcp"];
 const TLS_KEYS: &[&str] = &[
     "certificate_chain",
     "private_key",
@@ -60,7 +64,12 @@ const TLS_KEYS: &[&str] = &[
     "require_client_certificate",
 ];
 
-pub(super) fn read(field: &Field<'_>) -> Option<Listener> {
+/// A listener, and its TCP part, which is not in its place yet.
+pub(super) fn read(
+    field: &Field<'_>,
+    clusters: &[Arc<Cluster>],
+    cluster_names: &[&str],
+) -> Option<(Listener, Option<TcpParts>)> {
     let section = field.section(KEYS)?;
     let name = section
         .required("name")
@@ -71,12 +80,18 @@ pub(super) fn read(field: &Field<'_>) -> Option<Listener> {
         Some(field) => Some(read_tls(field)?),
         None => None,
     };
-    Some(Listener {
+    let tcp = match section.optional("tcp") {
+        Some(field) => Some(tcp::read(field, clusters, cluster_names)?),
+        None => None,
+    };
+    let listener = Listener {
         name: name?,
         address: address?,
         tls,
+        tcp: None,
         place: address_field?.place(),
-    })
+    };
+    Some((listener, tcp))
 }
 
 fn read_tls(field: &Field<'_>) -> Option<DownstreamTls> {
@@ -150,6 +165,10 @@ impl Listener {
     /// What deserves a second look; `now` is seconds since 1970.
     pub(super) fn warnings(&self, now: i64) -> Vec<Problem> {
         let Some(tls) = &self.tls else {
+            // What passes a TCP listener may be secured within.
+            if self.tcp.is_some() {
+                return Vec::new();
+            }
             return vec![
                 self.place.problem(
                     "plaintext listener: tokens and cookies cross the network unencrypted",

@@ -18,6 +18,7 @@ mod place;
 mod reader;
 mod route;
 mod scalar;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -37,6 +38,7 @@ pub use place::{Place, PolicyErrors, Problem};
 pub use portcullis_runtime::FailurePolicy;
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
+pub use tcp::TcpProxy;
 
 use node::Node;
 use reader::{Field, Reader, Section};
@@ -50,11 +52,11 @@ pub struct Policy {
     pub listeners: Vec<Listener>,
     /// Unique names.
     pub clusters: Vec<Arc<Cluster>>,
-    /// In the order in which requests pass them; unique names.
+    /// In the order in which requests pass them, then those of TCP listeners; unique names.
     pub filters: Vec<Arc<Filter>>,
     /// Every configured filter that some route runs: one plugin per worker each.
     pub instances: Vec<Arc<FilterInstance>>,
-    /// At least one, in the file's order.
+    /// In the file's order; at least one where there is an HTTP listener.
     pub routes: Vec<Arc<Route>>,
     /// The same routes as they are looked up.
     pub table: RouteTable,
@@ -153,7 +155,19 @@ impl Policy {
 
 fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     let listener_fields = required_list(section, "listeners");
-    let listeners = all(&listener_fields, listener::read);
+    let cluster_fields = section.list("clusters");
+    let clusters = all(&cluster_fields, |field| cluster::read(field).map(Arc::new));
+    let cluster_names = names(&cluster_fields);
+    let known_clusters: Vec<_> = clusters.iter().flatten().cloned().collect();
+
+    let listeners = all(&listener_fields, |field| {
+        listener::read(field, &known_clusters, &cluster_names)
+    });
+    let is_http = |field: &Field<'_>| {
+        let members = field.members();
+        members.iter().all(|(key, _)| *key != "tcp")
+    };
+    let has_http = listener_fields.is_empty() || listener_fields.iter().any(is_http);
     let admin = match section.optional("admin") {
         Some(field) => read_admin(field).map(Some),
         None => Some(None),
@@ -161,7 +175,7 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     let bound = listeners
         .iter()
         .flatten()
-        .map(|it| (it.address, it.place.clone()));
+        .map(|(it, _)| (it.address, it.place.clone()));
     let bound = bound.chain(
         admin
             .iter()
@@ -170,13 +184,13 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     );
     listener::refuse_overlaps(&bound.collect::<Vec<_>>(), |problem| reader.refuse(problem));
 
-    let cluster_fields = section.list("clusters");
-    let clusters = all(&cluster_fields, |field| cluster::read(field).map(Arc::new));
-    let cluster_names = names(&cluster_fields);
-    let known_clusters: Vec<_> = clusters.iter().flatten().cloned().collect();
-
     let mut filter_fields = section.list("filters");
-    if let Some(field) = filter_fields.get(limits::FILTERS_MAX) {
+    let tcp_filter_fields: Vec<_> = listener_fields
+        .iter()
+        .flat_map(tcp::filter_fields)
+        .collect();
+    let all_filter_fields = [filter_fields.clone(), tcp_filter_fields].concat();
+    if let Some(field) = all_filter_fields.get(limits::FILTERS_MAX) {
         field.refuse(format!("more than {} filters", limits::FILTERS_MAX));
         filter_fields.truncate(limits::FILTERS_MAX);
     }
@@ -184,11 +198,15 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
         let (filter, configuration) = filter::read(field, &known_clusters, &cluster_names)?;
         Some((Arc::new(filter), configuration))
     });
-    for fields in [&listener_fields, &cluster_fields, &filter_fields] {
+    for fields in [&listener_fields, &cluster_fields, &all_filter_fields] {
         refuse_duplicates(fields);
     }
 
-    let route_fields = required_list(section, "routes");
+    let route_fields = if has_http {
+        required_list(section, "routes")
+    } else {
+        section.list("routes")
+    };
     refuse_duplicates(&route_fields);
     let filter_names = names(&filter_fields);
     let route_parts = all(&route_fields, |field| {
@@ -212,12 +230,17 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
         Some(field) => field.duration(limits::TIMEOUT),
     };
 
-    let (filters, configurations): (Vec<_>, Vec<_>) = complete(filters)?.into_iter().unzip();
-    let (instances, routes) = chains::build(&filters, configurations, complete(route_parts)?);
+    let (mut filters, configurations): (Vec<_>, Vec<_>) = complete(filters)?.into_iter().unzip();
+    let (mut instances, routes) = chains::build(&filters, configurations, complete(route_parts)?);
+    let listeners = complete(listeners)?.into_iter().map(|(listener, parts)| {
+        let tcp = parts.map(|parts| tcp::build(parts, &mut filters, &mut instances));
+        Listener { tcp, ..listener }
+    });
+    let listeners = listeners.collect();
     chains::refuse_equal_matches(reader, &routes);
     let mut policy = Policy {
         file: section.field().place().file,
-        listeners: complete(listeners)?,
+        listeners,
         clusters: complete(clusters)?,
         filters,
         instances,

@@ -73,7 +73,14 @@ fn listener(listener: &Listener) -> Value {
             "require_client_certificate": tls.require_client_certificate,
         })
     });
-    json!({"name": listener.name, "address": listener.address.to_string(), "tls": tls})
+    let tcp = listener.tcp.as_ref().map(|tcp| {
+        json!({
+            "cluster": tcp.cluster.name,
+            "idle_timeout": format!("{:?}", tcp.idle_timeout),
+            "filters": tcp.chain.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+        })
+    });
+    json!({"name": listener.name, "address": listener.address.to_string(), "tls": tls, "tcp": tcp})
 }
 
 fn cluster(cluster: &Cluster) -> Value {

@@ -5,8 +5,9 @@
 //! later ones, and the connection to the upstream, waiting. Bytes from the upstream pass in reverse and cannot be resumed: the next
 //! bytes show the filter all again.
 //!
-//! Invariants: a connection whose VM broke is closed, whatever the failure policy; each filter that was entered is told of the close of
-//! the upstream at most once, and of that of the client exactly once, then logs and ends.
+//! Invariants: the connection that breaks a VM is closed, whatever the failure policy, and those that it leaves without one where that is
+//! `closed`; each filter that was entered is told of the close of
+//! the upstream at most once, and of that of the client exactly once; then it is done, logs, and is deleted, in Envoy's order for TCP.
 
 use std::{
     cell::{Ref, RefMut},
@@ -493,9 +494,6 @@ impl TcpStream {
             if filter.callbacks.contains(callback)
                 && vm.connection_closed(callback, &context, by as u32).is_err()
             {
-                continue;
-            }
-            if filter.callbacks.contains(Callback::Log) && vm.log(&context).is_err() {
                 continue;
             }
             let _ = vm.finish(&context, filter.callbacks);

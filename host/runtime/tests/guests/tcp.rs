@@ -130,7 +130,7 @@ fn a_connection_lives_as_in_envoy() {
         ["D220", "U230", "D210", "U201", "u200", "D211"]
     );
     stream.close(Peer::Remote);
-    assert_eq!(embedder.log.take(), ["d220", "L200", "O200", "-200"]);
+    assert_eq!(embedder.log.take(), ["d220", "O200", "L200", "-200"]);
     drop(connect(&[&plugin]));
     assert_eq!(embedder.log.take(), [""; 0], "one that no filter has seen");
 }
@@ -186,7 +186,7 @@ fn a_pause_at_the_door_keeps_the_later_filters_and_the_upstream_waiting() {
     assert_eq!(stream.new_connection(), Pause);
     embedder.log.take();
     stream.close(Peer::Remote);
-    assert_eq!(embedder.log.take(), ["d320", "L300", "O300", "-300"]);
+    assert_eq!(embedder.log.take(), ["d320", "O300", "L300", "-300"]);
 }
 
 #[test]

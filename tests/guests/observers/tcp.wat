@@ -1,0 +1,148 @@
+;; Watches TCP connections and keeps a transcript of every callback. The first byte that a client sends says what it does with the bytes:
+;; `r` rewrites them (`X` in front; what comes back gets `Y` behind), `h` holds them until they are four, `t` holds them until a tick lets them go,
+;; `c` closes the connection, `z` traps; `?` puts the transcript in their place, which the upstream echoes, and begins a new one. What comes
+;; from the upstream and begins with `k` closes the connection, too. With a configuration, every connection waits at the door for a tick.
+(module
+(import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_set_buffer_bytes" (func $set_buffer (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_get_header_map_value" (func $map_value (param i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_get_property" (func $property (param i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_continue_stream" (func $continue (param i32) (result i32)))
+(import "env" "proxy_close_stream" (func $close (param i32) (result i32)))
+(import "env" "proxy_set_effective_context" (func $set_context (param i32) (result i32)))
+(import "env" "proxy_set_tick_period_milliseconds" (func $set_tick_period (param i32) (result i32)))
+
+(memory (export "memory") 8)
+(data (i32.const 64) "X")
+(data (i32.const 65) "Y")
+(data (i32.const 128) "new ")
+(data (i32.const 136) "downstream ")
+(data (i32.const 152) "upstream ")
+(data (i32.const 168) "downstream closed ")
+(data (i32.const 192) "upstream closed ")
+(data (i32.const 216) "log ")
+(data (i32.const 224) "done ")
+(data (i32.const 232) "delete ")
+(data (i32.const 240) "request\00protocol")
+(data (i32.const 264) "connection\00id")
+(data (i32.const 288) "xds\00cluster_name")
+
+(global $heap (mut i32) (i32.const 65536))
+(global $written (mut i32) (i32.const 0))
+(global $waiting (mut i32) (i32.const 0)) ;; the context that a tick lets go
+(global $pauses (mut i32) (i32.const 0))
+(global $asks (mut i32) (i32.const 0)) ;; the connection that asks for the transcript is not in it
+
+(func (export "proxy_abi_version_0_2_1"))
+(func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
+  (if (i32.gt_u (global.get $heap) (i32.const 200000)) (then (global.set $heap (i32.const 65536))))
+  (global.get $heap)
+  (global.set $heap (i32.and (i32.add (i32.add (global.get $heap) (local.get $size)) (i32.const 7)) (i32.const -8))))
+(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+(func (export "proxy_on_configure") (param i32 i32) (result i32)
+  (global.set $pauses (i32.gt_u (local.get 1) (i32.const 0)))
+  (drop (call $set_tick_period (i32.const 20)))
+  (i32.const 1))
+
+(func $put (param $at i32) (param $len i32)
+  (if (i32.lt_u (global.get $written) (i32.const 32768)) (then
+    (memory.copy (i32.add (i32.const 4096) (global.get $written)) (local.get $at) (local.get $len))
+    (global.set $written (i32.add (global.get $written) (local.get $len))))))
+(func $put_byte (param $byte i32)
+  (i32.store8 (i32.const 60) (local.get $byte))
+  (call $put (i32.const 60) (i32.const 1)))
+(func $put_number (param $number i32)
+  (if (i32.ge_u (local.get $number) (i32.const 10))
+    (then (call $put_number (i32.div_u (local.get $number) (i32.const 10)))))
+  (call $put_byte (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10)))))
+(func $space (call $put_byte (i32.const 32)))
+(func $line (call $put_byte (i32.const 10)))
+
+;; What is in a buffer, in the words at 0 and 4.
+(func $read (param $what i32)
+  (i64.store (i32.const 0) (i64.const 0))
+  (drop (call $buffer (local.get $what) (i32.const 0) (i32.const 65536) (i32.const 0) (i32.const 4))))
+(func $starts_with (param $byte i32) (result i32)
+  (if (result i32) (i32.load (i32.const 4))
+    (then (i32.eq (i32.load8_u (i32.load (i32.const 0))) (local.get $byte)))
+    (else (i32.const 0))))
+
+(func (export "proxy_on_context_create") (param i32 i32))
+(func (export "proxy_on_new_connection") (param $context i32) (result i32)
+  (call $put (i32.const 128) (i32.const 4))
+  (call $put_number (call $map_value (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 0) (i32.const 4)))
+  (call $space)
+  (call $put_number (call $property (i32.const 240) (i32.const 16) (i32.const 0) (i32.const 4)))
+  (call $space)
+  (call $put_number (call $property (i32.const 264) (i32.const 13) (i32.const 0) (i32.const 4)))
+  (call $space)
+  (call $put_number (call $continue (i32.const 3)))
+  (call $space)
+  (call $read (i32.const 2))
+  (call $put_number (i32.load (i32.const 4)))
+  (call $line)
+  (if (i32.eqz (global.get $pauses)) (then (return (i32.const 0))))
+  (global.set $waiting (local.get $context))
+  (i32.const 1))
+(func (export "proxy_on_tick") (param i32)
+  (if (global.get $waiting) (then
+    (if (i32.eqz (call $set_context (global.get $waiting))) (then
+      (drop (call $continue (i32.const 2)))))
+    (global.set $waiting (i32.const 0)))))
+
+(func (export "proxy_on_downstream_data") (param $context i32) (param $size i32) (param $end i32) (result i32)
+  (call $read (i32.const 2))
+  (if (call $starts_with (i32.const 63)) (then ;; ?
+    ;; Its own beginning does not belong there: all of the last line goes.
+    (drop (call $set_buffer (i32.const 2) (i32.const 0) (local.get $size) (i32.const 4096) (global.get $written)))
+    (global.set $asks (local.get $context))
+    (global.set $written (i32.const 0))
+    (return (i32.const 0))))
+  (if (i32.eq (local.get $context) (global.get $asks)) (then (return (i32.const 0))))
+  (call $put (i32.const 136) (i32.const 11))
+  (call $put_number (local.get $size))
+  (call $space)
+  (call $put_number (local.get $end))
+  (call $space)
+  (call $put (i32.load (i32.const 0)) (select (i32.load (i32.const 4)) (i32.const 64) (i32.lt_u (i32.load (i32.const 4)) (i32.const 64))))
+  (call $line)
+  (if (call $starts_with (i32.const 122)) (then unreachable)) ;; z
+  (if (call $starts_with (i32.const 114)) (then ;; r
+    (drop (call $set_buffer (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 1)))))
+  (if (call $starts_with (i32.const 99)) (then ;; c
+    (drop (call $close (i32.const 2)))
+    (return (i32.const 1))))
+  (if (call $starts_with (i32.const 104)) (then ;; h
+    (return (i32.lt_u (local.get $size) (i32.const 4)))))
+  (if (call $starts_with (i32.const 116)) (then ;; t
+    (global.set $waiting (local.get $context))
+    (return (i32.const 1))))
+  (i32.const 0))
+(func (export "proxy_on_upstream_data") (param $context i32) (param $size i32) (param $end i32) (result i32)
+  (if (i32.eq (local.get $context) (global.get $asks)) (then (return (i32.const 0))))
+  (call $read (i32.const 3))
+  (call $put (i32.const 152) (i32.const 9))
+  (call $put_number (local.get $size))
+  (call $space)
+  (call $put_number (local.get $end))
+  (call $space)
+  (call $put (i32.load (i32.const 0)) (select (i32.load (i32.const 4)) (i32.const 64) (i32.lt_u (i32.load (i32.const 4)) (i32.const 64))))
+  (call $line)
+  (if (call $starts_with (i32.const 88)) (then ;; X
+    (drop (call $set_buffer (i32.const 3) (i32.const 65536) (i32.const 0) (i32.const 65) (i32.const 1)))))
+  (if (call $starts_with (i32.const 107)) (then ;; k
+    (drop (call $close (i32.const 3)))))
+  (i32.const 0))
+
+(func $event (param $at i32) (param $len i32) (param $context i32) (param $number i32)
+  (if (i32.eq (local.get $context) (global.get $asks)) (then (return)))
+  (call $put (local.get $at) (local.get $len))
+  (if (i32.ge_s (local.get $number) (i32.const 0)) (then (call $put_number (local.get $number))))
+  (call $line))
+(func (export "proxy_on_downstream_connection_close") (param i32 i32)
+  (call $event (i32.const 168) (i32.const 18) (local.get 0) (local.get 1)))
+(func (export "proxy_on_upstream_connection_close") (param i32 i32)
+  (call $event (i32.const 192) (i32.const 16) (local.get 0) (local.get 1)))
+(func (export "proxy_on_log") (param i32) (call $event (i32.const 216) (i32.const 3) (local.get 0) (i32.const -1)))
+(func (export "proxy_on_done") (param i32) (result i32) (call $event (i32.const 224) (i32.const 4) (local.get 0) (i32.const -1)) (i32.const 1))
+(func (export "proxy_on_delete") (param i32) (call $event (i32.const 232) (i32.const 6) (local.get 0) (i32.const -1))))
