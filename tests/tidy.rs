@@ -38,7 +38,7 @@ const LAYERS: &[&[&str]] = &[
     &["memory"],
     &["state"],
     &["hostcalls"],
-    &["metadata", "signature", "exports"],
+    &["metadata", "signature", "exports", "imports"],
     &["module"],
     &["vm"],
     &["snapshot"],

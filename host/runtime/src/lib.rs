@@ -110,6 +110,7 @@ mod exchange;
 mod exports;
 mod fields;
 mod hostcalls;
+mod imports;
 pub mod limits;
 mod local_response;
 mod memory;
@@ -136,6 +137,7 @@ pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
 };
 pub use fields::{FieldList, Fields, InvalidField};
+pub use imports::UnknownImports;
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use metrics::{HISTOGRAM_BOUNDS, MetricSnapshot, MetricValue, Metrics};

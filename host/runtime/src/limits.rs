@@ -41,6 +41,9 @@ pub const TABLES_MAX: usize = 4;
 pub const VMS_MAX: u32 = 1024;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.
 pub const MODULE_BYTES_MAX: usize = 32 << 20;
+/// Imports unknown to the host that a module may have; each costs a walk through all of its imports. The largest vendor ABI known
+/// adds twenty.
+pub const UNKNOWN_IMPORTS_MAX: usize = 64;
 /// Guest stack. wasmtime's default, fits worker threads of 2 MiB.
 pub const STACK_BYTES: usize = 512 << 10;
 /// Frames of a trap's backtrace in the log: enough to name the place, small enough to read.
