@@ -32,7 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "callout",
         "metrics",
         "property",
-        "foreign",
+        "filter_state",
         "local_response",
     ],
     &["memory"],

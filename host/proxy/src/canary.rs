@@ -137,6 +137,7 @@ fn reply_headers(chain: &Chain, tls: bool) -> Vec<(String, String)> {
             source: address,
             destination: address,
             tls,
+            state: Default::default(),
         }),
         route: Rc::new(RouteInfo::default()),
         protocol: Protocol::Http11,

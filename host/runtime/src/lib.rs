@@ -78,7 +78,7 @@
 //! for (name, value) in [(":method", "GET"), (":path", "/"), (":authority", "example.com")] {
 //!     headers.push(name, value);
 //! }
-//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None };
+//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None, state: Default::default() };
 //! let info = StreamInfo {
 //!     connection: Rc::new(connection),
 //!     route: Rc::new(RouteInfo::default()),
@@ -109,6 +109,7 @@ mod embedder;
 mod exchange;
 mod exports;
 mod fields;
+mod filter_state;
 mod hostcalls;
 mod imports;
 pub mod limits;
@@ -137,6 +138,7 @@ pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
 };
 pub use fields::{FieldList, Fields, InvalidField};
+pub use filter_state::ConnectionState;
 pub use imports::UnknownImports;
 pub use limits::Limits;
 pub use metadata::Metadata;

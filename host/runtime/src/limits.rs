@@ -72,7 +72,9 @@ pub const START_LOG_LINES: usize = 32;
 
 /// Bytes of all properties set on one stream or one root context.
 pub const PROPERTY_BYTES_MAX: usize = 64 << 10;
-/// Properties set on one stream or one root context; they are searched one by one.
+/// Bytes of all properties set on one connection: it may live for hours, and there may be thousands.
+pub const CONNECTION_PROPERTY_BYTES_MAX: usize = 4 << 10;
+/// Properties set on, or declared for, one stream or one root context; they are searched one by one.
 pub const PROPERTIES_MAX: usize = 64;
 /// Bytes of a property path.
 pub const PROPERTY_PATH_BYTES_MAX: usize = 1024;

@@ -164,6 +164,7 @@ fn exchange(fields: &[(&str, &str)]) -> Exchange {
             source: "127.0.0.1:1".parse().unwrap(),
             destination: "127.0.0.1:2".parse().unwrap(),
             tls: None,
+            state: Default::default(),
         }),
         route: Rc::new(RouteInfo::default()),
         protocol: Protocol::Http11,

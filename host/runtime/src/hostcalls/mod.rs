@@ -14,6 +14,7 @@ macro_rules! table {
 
 mod buffers;
 mod callouts;
+mod foreign;
 mod http_fields;
 mod metrics;
 mod properties;
@@ -111,7 +112,7 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
         Running "proxy_done" system::done, ();
         Running "proxy_set_effective_context" system::set_effective_context, (context: u32);
         Running "proxy_get_status" system::status, (code: u32, message: u32, len: u32);
-        Running "proxy_call_foreign_function" system::call_foreign_function, (name: u32, name_len: u32, arguments: u32, arguments_len: u32, results: u32, results_len: u32);
+        Running "proxy_call_foreign_function" foreign::call_foreign_function, (name: u32, name_len: u32, arguments: u32, arguments_len: u32, results: u32, results_len: u32);
 
         Running "proxy_get_buffer_bytes" buffers::buffer_bytes, (buffer: u32, start: u32, max: u32, out: u32, out_len: u32);
         Running "proxy_get_buffer_status" buffers::buffer_status, (buffer: u32, len: u32, flags: u32);
