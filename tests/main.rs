@@ -9,6 +9,7 @@ mod export;
 mod foreign;
 mod go_guest;
 mod hostile;
+mod languages;
 mod places;
 mod probe;
 mod served;
