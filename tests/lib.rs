@@ -4,6 +4,7 @@
 //! Everything stays on loopback, every port is chosen by the kernel, and nothing sleeps for time to pass:
 //! what must become ready is polled with a bound.
 
+pub mod assembly_script;
 pub mod build_folder;
 pub mod certificates;
 pub mod child;
@@ -16,3 +17,4 @@ pub mod http1;
 pub mod raw_upstream;
 pub mod report;
 pub mod upstream;
+pub mod zig;

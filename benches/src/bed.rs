@@ -160,6 +160,7 @@ impl Traffic {
             source: ([192, 0, 2, 7], 40_000).into(),
             destination: ([127, 0, 0, 1], 8443).into(),
             tls: Some(tls),
+            state: Default::default(),
         };
         Self {
             request: HttpFields {

@@ -42,7 +42,7 @@ pub(crate) fn try_out(
         let module = match known {
             Some((_, module)) => module.clone(),
             None => {
-                let loaded = runtime.load(&filter.module.bytes, cache);
+                let loaded = runtime.load_with(&filter.module.bytes, cache, filter.unknown_imports);
                 let loaded =
                     loaded.map_err(|error| problems.push(filter.place.problem(error.to_string())));
                 modules.push((&filter.name, loaded.as_ref().ok().cloned()));
@@ -156,6 +156,7 @@ fn reply_headers(chain: &Chain, tls: bool) -> Vec<(String, String)> {
             source: address,
             destination: address,
             tls,
+            state: Default::default(),
         }),
         route: Rc::new(RouteInfo::default()),
         protocol: Protocol::Http11,

@@ -183,6 +183,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         source,
         destination,
         tls: None,
+        state: Default::default(),
     };
     match tls {
         None => run(&worker, stream, info, Scheme::Http, place, listener).await,

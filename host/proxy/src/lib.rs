@@ -2,7 +2,7 @@
 //!
 //! [`policy`] reads what an operator writes; [`serve`] runs it. Sockets, TLS, HTTP and clocks are here and nowhere else in the workspace;
 //! what a plugin sees and does is `portcullis_runtime`'s. In the order of a request:
-//! `acceptor → tls → connection → request (head, path, forwarded, fields) → stream → forward → upstream → response → body`.
+//! `acceptor → tls → connection → request (head, path, forwarded, fields) → stream → reroute → forward → upstream → response → body`.
 
 pub mod cli;
 pub mod demo;
@@ -31,6 +31,7 @@ mod module_cache;
 mod path;
 mod phase;
 mod request;
+mod reroute;
 mod response;
 mod serve;
 mod spawn;

@@ -78,6 +78,13 @@ pub(crate) const KEYS_MAX: usize = 256;
 /// Bytes of a public key given to `verify_signature`; RSA-8192 in PEM is 1.5 kB.
 pub(crate) const KEY_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of a private key given to `sign`; RSA-8192 in PEM is 6.5 kB.
+pub(crate) const PRIVATE_KEY_BYTES_MAX: usize = 16 * 1024;
+/// Bytes given to `compress`: a hostcall's time counts for no callback's bound before it returns, and this takes 20 ms. Bodies have no more.
+pub(crate) const COMPRESS_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that `uncompress` may make, the most that the runtime hands to a guest: zlib packs zeros a thousand to one.
+pub(crate) const UNCOMPRESS_BYTES_MAX: usize = portcullis_runtime::limits::FOREIGN_RESULT_BYTES_MAX;
+
 /// Access-log lines waiting for the writer; above it they are dropped and counted: a slow disk must not stop requests.
 pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
 /// Epoch tick: the grain at which a callback's time is checked (design: 10 ms of CPU a callback).

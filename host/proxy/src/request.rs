@@ -24,6 +24,7 @@ use crate::forwarded;
 use crate::head::{host_of, read_head};
 use crate::local::Problem;
 use crate::phase::{Answered, Reset, Settled, settle, stream_info};
+use crate::reroute;
 use crate::response::{answer, held_too_long, relay, respond};
 use crate::stream::{Diversion, Flags, Record, Stream};
 use crate::worker::Worker;
@@ -121,7 +122,11 @@ async fn run(
             Settled::TooLong => return held_too_long(&stream).await,
         }
     }
-    let Some(upstream) = &stream.route.upstream else {
+    let route = match reroute::onward(&stream) {
+        Ok(route) => route,
+        Err(problem) => return answer(&stream, &problem).await,
+    };
+    let Some(upstream) = &route.upstream else {
         stream.flag(Flags::NO_ROUTE);
         return answer(
             &stream,

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis_runtime::{Module, Runtime, RuntimeOptions, Shared};
+use portcullis_runtime::{Module, Runtime, RuntimeOptions, Shared, UnknownImports};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -233,19 +233,19 @@ fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, Serve
         return Ok(Vec::new());
     }
     let runtime = runtime()?;
-    let mut modules: Vec<(&str, Arc<Module>)> = Vec::new();
+    let mut modules: Vec<((&str, UnknownImports), Arc<Module>)> = Vec::new();
     let mut plugins = Vec::new();
     for instance in &policy.instances {
         let filter = &instance.filter;
-        let known = modules
-            .iter()
-            .find(|(sha256, _)| *sha256 == filter.module.sha256);
+        let wanted = (filter.module.sha256.as_str(), filter.unknown_imports);
+        let known = modules.iter().find(|(loaded, _)| *loaded == wanted);
         let module = match known {
             Some((_, module)) => Arc::clone(module),
             None => {
-                let loaded = runtime.load(&filter.module.bytes, cache);
+                let loaded = runtime.load_with(&filter.module.bytes, cache, filter.unknown_imports);
                 let module = loaded.map_err(|error| filter.place.problem(error.to_string()))?;
-                modules.push((&filter.module.sha256, Arc::clone(&module)));
+                warn_of_imports(&filter.name, &module);
+                modules.push((wanted, Arc::clone(&module)));
                 module
             }
         };
@@ -255,6 +255,23 @@ fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, Serve
         plugins.push((Arc::new(instance.spec()), module));
     }
     Ok(plugins)
+}
+
+/// One line, for all that a plugin may ask in vain.
+fn warn_of_imports(filter: &str, module: &Module) {
+    let unserved: Vec<_> = module.unserved_imports().collect();
+    if !unserved.is_empty() {
+        let imports = unserved.join(", ");
+        tracing::warn!(filter, imports, "imports that answer UNIMPLEMENTED here");
+    }
+    if !module.unknown_imports().is_empty() {
+        let imports = module.unknown_imports().join(", ");
+        tracing::warn!(
+            filter,
+            imports,
+            "unknown imports, which trap when they are called"
+        );
+    }
 }
 
 fn make_clusters(policy: &Policy) -> Result<Vec<Arc<Cluster>>, ServeError> {

@@ -4,7 +4,7 @@
 //! The exchange ends when its answer has been sent, or when the last of the three is dropped: an aborted client leaves nothing behind, and
 //! its filters still see log, done and delete.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -115,6 +115,8 @@ pub(crate) struct Stream {
     pub(crate) record: RefCell<Record>,
     /// When the last of the request was read.
     pub(crate) request_read: Cell<Option<Instant>>,
+    /// Where it goes in place of `route`, if a filter had that chosen anew.
+    onward: OnceCell<Rc<RouteState>>,
     http: RefCell<Option<HttpStream>>,
     token: Cell<Option<StreamToken>>,
     diversion: Cell<Option<Diversion>>,
@@ -139,6 +141,7 @@ impl Stream {
             connection,
             record: RefCell::new(record),
             request_read: Cell::new(None),
+            onward: OnceCell::new(),
             http: RefCell::new(None),
             token: Cell::new(None),
             diversion: Cell::new(None),
@@ -159,6 +162,11 @@ impl Stream {
     /// Does something to the runtime's stream; `None` where no filter stands or the exchange is over.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HttpStream) -> T) -> Option<T> {
         self.http.borrow_mut().as_mut().map(act)
+    }
+
+    /// It goes there; chosen once.
+    pub(crate) fn set_onward(&self, route: &Rc<RouteState>) {
+        self.onward.set(Rc::clone(route)).ok();
     }
 
     /// Whether filters see it.
@@ -352,8 +360,9 @@ impl Stream {
         }
         self.connection.leave(now);
         self.worker.stats.count(record.status, duration);
+        let route = self.onward.get().unwrap_or(&self.route);
         self.worker
-            .write_log(&record, duration, &self.connection, &self.route);
+            .write_log(&record, duration, &self.connection, route);
     }
 }
 

@@ -12,14 +12,17 @@ pub enum AbiVersion {
     V0_2_0,
     /// 0.2.1: Rust SDK 0.2, C++ SDK.
     V0_2_1,
+    /// 0.2.100: 0.2.1 with Higress' additions (higress-group/proxy-wasm-cpp-host `src/wasm.cc`), its Go SDK.
+    V0_2_100,
 }
 
 impl AbiVersion {
     /// Every version this host speaks, with its marker export.
-    pub const MARKERS: [(&'static str, Self); 3] = [
+    pub const MARKERS: [(&'static str, Self); 4] = [
         ("proxy_abi_version_0_1_0", Self::V0_1_0),
         ("proxy_abi_version_0_2_0", Self::V0_2_0),
         ("proxy_abi_version_0_2_1", Self::V0_2_1),
+        ("proxy_abi_version_0_2_100", Self::V0_2_100),
     ];
 
     /// `0.2.1` and so on.
@@ -28,6 +31,7 @@ impl AbiVersion {
             Self::V0_1_0 => "0.1.0",
             Self::V0_2_0 => "0.2.0",
             Self::V0_2_1 => "0.2.1",
+            Self::V0_2_100 => "0.2.100",
         }
     }
 }
@@ -73,8 +77,8 @@ pub enum TrapKind {
     OutOfTime,
     /// A hostcall where none is allowed: inside the guest's allocator, or during `_initialize`.
     Restricted,
-    /// `proc_exit` was called.
-    Exit,
+    /// An import that this host does not have, loaded with [`UnknownImports::Trap`](crate::UnknownImports::Trap), was called.
+    UnknownImport,
     /// Any other: division by zero, a bad indirect call, …
     Other,
 }
@@ -87,7 +91,7 @@ impl TrapKind {
         Self::StackOverflow,
         Self::OutOfTime,
         Self::Restricted,
-        Self::Exit,
+        Self::UnknownImport,
         Self::Other,
     ];
 
@@ -99,7 +103,7 @@ impl TrapKind {
             Self::StackOverflow => "stack_overflow",
             Self::OutOfTime => "out_of_time",
             Self::Restricted => "restricted_hostcall",
-            Self::Exit => "exit",
+            Self::UnknownImport => "unknown_import",
             Self::Other => "other",
         }
     }

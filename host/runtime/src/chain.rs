@@ -260,6 +260,12 @@ impl HttpStream {
         }
     }
 
+    /// Whether a filter had the route chosen anew (`clear_route_cache`), since this was last asked. Of use until the request is sent on: its
+    /// headers may lead elsewhere now.
+    pub fn take_route_stale(&self) -> bool {
+        self.cell.route_stale.replace(false)
+    }
+
     /// Ends the exchange: fill [`Exchange::info`] first. Runs `proxy_on_log` in all filters, then `proxy_on_done` and `proxy_on_delete` in
     /// each, as Envoy does. As there, a filter that was never entered logs as well.
     pub fn finish(mut self) {

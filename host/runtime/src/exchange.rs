@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, rc::Rc};
 
-use crate::fields::{FieldList, Fields};
+use crate::{
+    fields::{FieldList, Fields},
+    filter_state::ConnectionState,
+};
 
 /// One HTTP exchange, as its filters see it.
 pub struct Exchange {
@@ -63,7 +66,7 @@ pub struct StreamInfo {
 }
 
 /// One downstream connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ConnectionInfo {
     /// Unique in the process.
     pub id: u64,
@@ -73,6 +76,8 @@ pub struct ConnectionInfo {
     pub destination: SocketAddr,
     /// Present if, and only if, the connection is TLS.
     pub tls: Option<TlsInfo>,
+    /// What filters left on it; empty at first.
+    pub state: ConnectionState,
 }
 
 /// What a TLS handshake verified.

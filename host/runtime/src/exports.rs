@@ -54,7 +54,9 @@ impl Exports {
         };
         let headers = |store: &mut Store<VmState>, callback| match abi {
             AbiVersion::V0_1_0 => two(store, callback),
-            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => three(store, callback),
+            AbiVersion::V0_2_0 | AbiVersion::V0_2_1 | AbiVersion::V0_2_100 => {
+                three(store, callback)
+            }
         };
         Self {
             context_create: function(instance, store, Callback::ContextCreate.name()),

@@ -79,7 +79,7 @@
 //! for (name, value) in [(":method", "GET"), (":path", "/"), (":authority", "example.com")] {
 //!     headers.push(name, value);
 //! }
-//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None };
+//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None, state: Default::default() };
 //! let info = StreamInfo {
 //!     connection: Rc::new(connection),
 //!     route: Rc::new(RouteInfo::default()),
@@ -110,9 +110,11 @@ mod embedder;
 mod exchange;
 mod exports;
 mod fields;
+mod filter_state;
 mod grpc;
 mod grpc_service;
 mod hostcalls;
+mod imports;
 pub mod limits;
 mod local_response;
 mod memory;
@@ -139,7 +141,9 @@ pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
 };
 pub use fields::{FieldList, Fields, InvalidField};
+pub use filter_state::ConnectionState;
 pub use grpc::{GrpcCall, GrpcEvent, GrpcStatus};
+pub use imports::UnknownImports;
 pub use limits::Limits;
 pub use metadata::Metadata;
 pub use metrics::{HISTOGRAM_BOUNDS, MetricSnapshot, MetricValue, Metrics};

@@ -41,6 +41,9 @@ pub const TABLES_MAX: usize = 4;
 pub const VMS_MAX: u32 = 1024;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.
 pub const MODULE_BYTES_MAX: usize = 32 << 20;
+/// Imports unknown to the host that a module may have; each costs a walk through all of its imports. The largest vendor ABI known
+/// adds twenty.
+pub const UNKNOWN_IMPORTS_MAX: usize = 64;
 /// Guest stack. wasmtime's default, fits worker threads of 2 MiB.
 pub const STACK_BYTES: usize = 512 << 10;
 /// Frames of a trap's backtrace in the log: enough to name the place, small enough to read.
@@ -69,7 +72,9 @@ pub const START_LOG_LINES: usize = 32;
 
 /// Bytes of all properties set on one stream or one root context.
 pub const PROPERTY_BYTES_MAX: usize = 64 << 10;
-/// Properties set on one stream or one root context; they are searched one by one.
+/// Bytes of all properties set on one connection: it may live for hours, and there may be thousands.
+pub const CONNECTION_PROPERTY_BYTES_MAX: usize = 4 << 10;
+/// Properties set on, or declared for, one stream or one root context; they are searched one by one.
 pub const PROPERTIES_MAX: usize = 64;
 /// Bytes of a property path.
 pub const PROPERTY_PATH_BYTES_MAX: usize = 1024;

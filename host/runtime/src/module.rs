@@ -12,12 +12,13 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
-    PoolingAllocationConfig, UnknownImportError, WasmBacktraceDetails,
+    PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use crate::{
     abi::{AbiVersion, Callback, Callbacks},
     hostcalls,
+    imports::{self, UnknownImports, Unlinked},
     limits::{
         BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
         TABLES_MAX, VMS_MAX,
@@ -82,16 +83,17 @@ pub enum LoadError {
     Invalid(String),
     /// No marker of an ABI version that is known.
     #[error(
-        "no known proxy-wasm abi version: the module exports none of proxy_abi_version_0_1_0, _0_2_0, _0_2_1"
+        "no known proxy-wasm abi version: the module exports none of proxy_abi_version_0_1_0, _0_2_0, _0_2_1, _0_2_100"
     )]
     NoAbiVersion,
     /// Imports what this host does not have.
-    #[error("unknown import {module}.{name} (abi {abi})", abi = .abi.as_str())]
+    #[error(
+        "unknown import {} (abi {}): no hostcall of this host; a module that never calls it loads with `unknown_imports: trap`",
+        .imports.join(", "), .abi.as_str()
+    )]
     UnknownImport {
-        /// `env`, as a rule.
-        module: String,
-        /// The import.
-        name: String,
+        /// As `module.name`; the first [`UNKNOWN_IMPORTS_MAX`](crate::limits::UNKNOWN_IMPORTS_MAX) of them, and no more behind one that is not a function.
+        imports: Vec<String>,
         /// The module's ABI version.
         abi: AbiVersion,
     },
@@ -120,7 +122,7 @@ pub enum LoadError {
 pub struct Runtime {
     engine: Engine,
     /// One for each ABI version.
-    linkers: [(AbiVersion, Linker<VmState>); 3],
+    linkers: [(AbiVersion, Linker<VmState>); 4],
     is_pooling: bool,
 }
 
@@ -155,6 +157,7 @@ impl Runtime {
             linker(AbiVersion::V0_1_0)?,
             linker(AbiVersion::V0_2_0)?,
             linker(AbiVersion::V0_2_1)?,
+            linker(AbiVersion::V0_2_100)?,
         ];
         Ok(Self {
             engine,
@@ -186,6 +189,16 @@ impl Runtime {
 
     /// Compiles a module, or takes it from the cache, and checks it against the ABI. Compiling takes 0.1–1 s on all cores.
     pub fn load(&self, wasm: &[u8], cache: &dyn ModuleCache) -> Result<Arc<Module>, LoadError> {
+        self.load_with(wasm, cache, UnknownImports::Refuse)
+    }
+
+    /// The same, for modules that may import what this host does not have.
+    pub fn load_with(
+        &self,
+        wasm: &[u8],
+        cache: &dyn ModuleCache,
+        unknown: UnknownImports,
+    ) -> Result<Arc<Module>, LoadError> {
         if wasm.len() > MODULE_BYTES_MAX {
             return Err(LoadError::TooLarge(wasm.len()));
         }
@@ -200,9 +213,11 @@ impl Runtime {
             .map(|(_, linker)| linker)
             .ok_or(LoadError::NoAbiVersion)?;
         let callbacks = check_exports(&compiled, abi)?;
-        let instance = linker
-            .instantiate_pre(&compiled)
-            .map_err(|error| unlinked(&error, abi))?;
+        let (instance, unknown_imports) =
+            imports::link(linker, &compiled, unknown).map_err(|unlinked| match unlinked {
+                Unlinked::Unknown(imports) => LoadError::UnknownImport { imports, abi },
+                Unlinked::Bad(reason) => LoadError::BadImport(reason),
+            })?;
         let imports = compiled
             .imports()
             .map(|import| format!("{}.{}", import.module(), import.name()))
@@ -218,6 +233,7 @@ impl Runtime {
             metadata,
             callbacks,
             imports,
+            unknown_imports,
             exports,
             size: wasm.len(),
         }))
@@ -261,18 +277,6 @@ impl Runtime {
         module
             .inspect_err(|error| tracing::warn!(%error, "compiled module refused"))
             .ok()
-    }
-}
-
-/// Says which import it is that does not link.
-fn unlinked(error: &wasmtime::Error, abi: AbiVersion) -> LoadError {
-    match error.downcast_ref::<UnknownImportError>() {
-        Some(unknown) => LoadError::UnknownImport {
-            module: unknown.module().to_owned(),
-            name: unknown.name().to_owned(),
-            abi,
-        },
-        None => LoadError::BadImport(format!("{error:#}")),
     }
 }
 
@@ -342,6 +346,7 @@ pub struct Module {
     metadata: Option<Metadata>,
     callbacks: Callbacks,
     imports: Vec<String>,
+    unknown_imports: Vec<String>,
     exports: Vec<String>,
     size: usize,
 }
@@ -395,6 +400,20 @@ impl Module {
     /// What it imports, as `module.name`.
     pub fn imports(&self) -> &[String] {
         &self.imports
+    }
+
+    /// Which of these answer `UNIMPLEMENTED` whatever they are asked: hostcalls of other hosts that this one knows and does not serve.
+    pub fn unserved_imports(&self) -> impl Iterator<Item = &str> {
+        self.imports.iter().map(String::as_str).filter(|import| {
+            import
+                .strip_prefix("env.")
+                .is_some_and(|name| hostcalls::UNSERVED.contains(&name))
+        })
+    }
+
+    /// Which of these trap when they are called: see [`UnknownImports::Trap`].
+    pub fn unknown_imports(&self) -> &[String] {
+        &self.unknown_imports
     }
 
     /// What it exports.

@@ -1,4 +1,4 @@
-//! Properties: facts of an exchange under Envoy's names and encodings, and what filters leave for later ones.
+//! Properties: facts of an exchange under Envoy's names and encodings. What filters leave for later ones stands in `filter_state.rs`.
 //!
 //! A path is its segments joined by NUL; one trailing NUL is tolerated. Strings and bytes stand as they are, numbers in 8 bytes
 //! little-endian, booleans in one byte, times and durations as i64 ns. Names and absences follow Envoy 1.40 (`attributes.rst`, and what
@@ -6,49 +6,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
-
 use crate::{
     abi::Status,
     exchange::{Exchange, Protocol, TlsInfo},
-    limits::{PROPERTIES_MAX, PROPERTY_BYTES_MAX},
     spec::PluginSpec,
 };
-
-/// Properties that plugins set: few, so searched one by one. They are read back under the very path they were set with.
-#[derive(Debug, Default)]
-pub(crate) struct Properties {
-    entries: Vec<(Box<[u8]>, Bytes)>,
-    bytes: usize,
-}
-
-impl Properties {
-    pub(crate) fn get(&self, path: &[u8]) -> Option<&Bytes> {
-        self.entries
-            .iter()
-            .find(|(p, _)| **p == *path)
-            .map(|(_, value)| value)
-    }
-
-    pub(crate) fn set(&mut self, path: &[u8], value: &[u8]) -> Result<(), Status> {
-        let count = self.entries.len();
-        let old = self.entries.iter_mut().find(|(p, _)| **p == *path);
-        let replaced = old.as_ref().map_or(0, |(p, v)| p.len() + v.len());
-        let bytes = self.bytes - replaced + path.len() + value.len();
-        if bytes > PROPERTY_BYTES_MAX {
-            return Err(Status::InternalFailure);
-        }
-        match old {
-            Some((_, place)) => *place = Bytes::copy_from_slice(value),
-            None if count >= PROPERTIES_MAX => return Err(Status::InternalFailure),
-            None => self
-                .entries
-                .push((path.into(), Bytes::copy_from_slice(value))),
-        }
-        self.bytes = bytes;
-        Ok(())
-    }
-}
 
 /// A value to hand out: borrowed where it can be.
 #[derive(Debug, PartialEq, Eq)]
@@ -290,6 +252,8 @@ fn of_tls<'a>(leaf: &[u8], tls: &'a TlsInfo) -> Option<Value<'a>> {
 mod tests {
     use std::rc::Rc;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::{
         exchange::{ConnectionInfo, Protocol, RouteInfo, StreamInfo, TlsVersion},
@@ -326,6 +290,7 @@ mod tests {
             source: "[::ffff:127.0.0.1]:39276".parse().unwrap(),
             destination: "[2001:db8::1]:443".parse().unwrap(),
             tls,
+            state: Default::default(),
         };
         let info = StreamInfo {
             connection: Rc::new(connection),
@@ -443,31 +408,6 @@ mod tests {
         assert_eq!(
             crate::pairs::decode(pairs.as_bytes()).unwrap().len(),
             plain.request_headers.len()
-        );
-    }
-
-    #[test]
-    fn properties_are_bounded() {
-        let mut properties = Properties::default();
-        properties.set(b"my.x", b"1").unwrap();
-        properties.set(b"my.x", b"22").unwrap();
-        assert_eq!(properties.get(b"my.x").unwrap(), "22");
-        assert!(properties.get(b"my\0x").is_none());
-        assert_eq!(
-            properties.set(b"big", &[0; PROPERTY_BYTES_MAX]),
-            Err(Status::InternalFailure)
-        );
-        properties
-            .set(b"my.x", &vec![0; PROPERTY_BYTES_MAX - 4])
-            .unwrap();
-        assert_eq!(properties.set(b"y", b""), Err(Status::InternalFailure));
-        properties.set(b"my.x", b"").unwrap();
-        for number in 1..PROPERTIES_MAX {
-            properties.set(number.to_string().as_bytes(), b"").unwrap();
-        }
-        assert_eq!(
-            properties.set(b"one more", b""),
-            Err(Status::InternalFailure)
         );
     }
 }

@@ -13,13 +13,13 @@ use crate::{
     context::{Contexts, StreamContext},
     embedder::{Embedder, StreamToken},
     fields::FieldList,
+    filter_state::{Declarations, Properties},
     grpc::GrpcCallouts,
     limits::{
         LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, MEMORY_BYTES_MAX, START_LOG_LINES,
         TABLE_ELEMENTS_MAX, TABLES_MAX,
     },
     metrics::{Metric, Metrics},
-    property::Properties,
     shared_data::{Namespace, SharedData},
     shared_queue::SharedQueues,
     spec::{PluginId, PluginSpec},
@@ -104,6 +104,7 @@ pub(crate) enum Effective {
 #[derive(Default)]
 pub(crate) struct Root {
     pub(crate) properties: Properties,
+    pub(crate) declarations: Declarations,
     /// Callouts in flight.
     pub(crate) calls: Vec<u32>,
     /// The answer whose callback runs.

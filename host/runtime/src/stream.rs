@@ -12,9 +12,9 @@ use crate::{
     embedder::StreamToken,
     exchange::{Direction, Exchange},
     fields::Fields,
+    filter_state::Properties,
     limits::HEADER_BYTES_MAX,
     local_response::LocalResponse,
-    property::Properties,
 };
 
 pub(crate) struct StreamCell {
@@ -24,6 +24,8 @@ pub(crate) struct StreamCell {
     pub(crate) token: StreamToken,
     /// What filters left for later ones; `proxy_set_property`.
     pub(crate) properties: RefCell<Properties>,
+    /// A filter asked for the route to be chosen anew.
+    pub(crate) route_stale: Cell<bool>,
     /// Bytes that guests have written into the maps since these were last measured; see [`StreamCell::measure`].
     written: Cell<usize>,
     pub(crate) filters: Box<[FilterCell]>,
@@ -39,6 +41,7 @@ impl StreamCell {
             exchange: RefCell::new(exchange),
             token,
             properties: RefCell::default(),
+            route_stale: Cell::new(false),
             written: Cell::new(0),
             filters,
         }

@@ -26,7 +26,7 @@ use portcullis_runtime::{
     FieldList, Fields as _, GrpcCall, HttpCall, HttpCallResponse, HttpStream, Limits, LoadError,
     LogLevel, Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress, Protocol,
     QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status,
-    StreamInfo, StreamToken, TrapKind,
+    StreamInfo, StreamToken, TrapKind, UnknownImports, limits::UNKNOWN_IMPORTS_MAX,
 };
 
 // --- the embedder -------------------------------------------------------------------------------------------------------
@@ -194,6 +194,7 @@ fn exchange(fields: &[(&str, &str)]) -> Exchange {
             source: "127.0.0.1:1".parse().unwrap(),
             destination: "127.0.0.1:2".parse().unwrap(),
             tls: None,
+            state: Default::default(),
         }),
         route: Rc::new(RouteInfo::default()),
         protocol: Protocol::Http11,
@@ -1124,8 +1125,13 @@ fn wasi_answers_as_envoy_does() {
 #[test]
 fn the_allocator_may_log_and_look_at_the_clock_but_nothing_else() {
     for (module, name, params, allowed) in [
-        ("env", "proxy_get_current_time_nanoseconds", 1, true),
-        ("wasi_snapshot_preview1", "sched_yield", 0, true),
+        ("wasi_snapshot_preview1", "poll_oneoff", 4, true),
+        ("wasi_unstable", "fd_write", 4, true),
+        ("env", "proxy_get_current_time_nanoseconds", 1, false),
+        ("env", "proxy_get_log_level", 1, false),
+        ("env", "pthread_equal", 2, false),
+        ("wasi_snapshot_preview1", "sched_yield", 0, false),
+        ("wasi_snapshot_preview1", "clock_res_get", 2, false),
         ("env", "proxy_get_header_map_value", 5, false),
         ("env", "proxy_get_property", 4, false),
         ("env", "proxy_set_effective_context", 1, false),
@@ -1169,28 +1175,71 @@ fn the_allocator_may_log_and_look_at_the_clock_but_nothing_else() {
 }
 
 #[test]
-fn nothing_but_wasi_and_log_before_the_start() {
-    for (name, params, allowed) in [
-        ("proxy_get_current_time_nanoseconds", 1, true),
-        ("proxy_set_tick_period_milliseconds", 1, false),
-        ("proxy_define_metric", 4, false),
+fn before_the_start_a_guest_gets_what_its_language_needs() {
+    const WASI: &str = "wasi_snapshot_preview1";
+    for (module, name, params, allowed) in [
+        ("env", "proxy_log", 3, true),
+        (WASI, "clock_time_get", 3, true),
+        (WASI, "random_get", 2, true),
+        (WASI, "fd_prestat_get", 2, true),
+        (WASI, "sock_shutdown", 2, true),
+        ("wasi_unstable", "environ_get", 2, true),
+        ("env", "proxy_get_current_time_nanoseconds", 1, false),
+        ("env", "proxy_set_tick_period_milliseconds", 1, false),
+        ("env", "proxy_get_log_level", 1, false),
+        ("env", "proxy_define_metric", 4, false),
+        ("env", "pthread_equal", 2, false),
+        (WASI, "sched_yield", 0, false),
+        (WASI, "fd_close", 1, false),
+        (WASI, "fd_read", 4, false),
+        (WASI, "proc_exit", 1, false),
+        ("wasi_unstable", "path_open", 9, false),
     ] {
-        let body = format!(
-            r#"(func (export "_initialize") (drop (call ${name} {})))"#,
-            "(i32.const 8) ".repeat(params)
-        );
-        let result = start_with(
-            spec("p"),
-            &guest(&import(name, params), &body),
-            &Rc::default(),
-        );
-        let failure = result.err().map(|error| error.failure);
-        let expected = (!allowed).then_some(StartFailure::Trap {
-            callback: "_initialize",
-            kind: TrapKind::Restricted,
-        });
-        assert_eq!(failure, expected, "{name}");
+        for start_export in ["_initialize", "_start"] {
+            let types: String = match name {
+                "clock_time_get" => "i32 i64 i32 ".into(),
+                "path_open" => "i32 i32 i32 i32 i32 i64 i64 i32 i32".into(),
+                _ => "i32 ".repeat(params),
+            };
+            let values: String = types
+                .split_whitespace()
+                .map(|ty| format!("({ty}.const 1) "))
+                .collect();
+            let (result, dropped) = match name {
+                "proc_exit" => ("", ""),
+                _ => ("(result i32)", "drop"),
+            };
+            let wat = format!(
+                r#"(module (import "{module}" "{name}" (func $f (param {types}) {result}))
+                (memory (export "memory") 1)
+                (func (export "proxy_abi_version_0_2_1"))
+                (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+                (func (export "{start_export}") (call $f {values}) {dropped}))"#
+            );
+            let result = start_with(spec("p"), &wat, &Rc::default());
+            let failure = result.err().map(|error| error.failure);
+            let expected = (!allowed).then_some(StartFailure::Trap {
+                callback: start_export,
+                kind: TrapKind::Restricted,
+            });
+            assert_eq!(failure, expected, "{name} in {start_export}");
+        }
     }
+}
+
+/// As in Envoy, where the guest goes on; what a language puts behind the call ends most.
+#[test]
+fn proc_exit_returns_once_requests_are_served() {
+    let body = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (call $exit (i32.const 3)) (i32.const 0))"#;
+    let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#;
+    let embedder = Rc::new(Memory::default());
+    let plugin = start(&guest(import, body), &embedder);
+    assert_eq!(
+        stream(&[&plugin], &[]).request_headers(true),
+        Progress::Continue
+    );
+    assert_eq!(embedder.log.take(), ["proc_exit(3)"]);
 }
 
 /// Reads all pairs and writes them back, then adds, replaces and removes.
@@ -1299,14 +1348,22 @@ fn modules_that_cannot_be_served_are_refused_by_name() {
     assert!(refused(&module("")).starts_with("no known proxy-wasm abi version"));
     let marker = r#"(func (export "proxy_abi_version_0_2_0"))"#;
     let unknown = r#"(import "env" "proxy_get_secret" (func (param i32) (result i32)))"#;
+    let unknown2 = r#"(import "env" "proxy_dictionary_get" (func (param i32) (result i32)))"#;
     assert_eq!(
-        refused(&module(&format!("{unknown} {marker}"))),
-        "unknown import env.proxy_get_secret (abi 0.2.0)"
+        refused(&module(&format!("{unknown} {unknown2} {marker}"))),
+        "unknown import env.proxy_get_secret, env.proxy_dictionary_get (abi 0.2.0): no hostcall of this host; a module that never calls it loads with `unknown_imports: trap`"
+    );
+    let memory = r#"(import "env" "__linear" (global i32))"#;
+    assert!(
+        refused(&module(&format!("{memory} {unknown} {marker}")))
+            .starts_with("unknown import env.__linear (abi 0.2.0): ")
     );
     let newer = r#"(import "env" "proxy_get_log_level" (func (param i32) (result i32)))"#;
     assert_eq!(
-        refused(&module(&format!("{newer} {marker}"))),
-        "unknown import env.proxy_get_log_level (abi 0.2.0)"
+        refused(&module(&format!("{newer} {marker}")))
+            .split(':')
+            .next(),
+        Some("unknown import env.proxy_get_log_level (abi 0.2.0)")
     );
     let mistyped = r#"(import "env" "proxy_log" (func (param i64) (result i32)))"#;
     assert!(refused(&module(&format!("{mistyped} {marker}"))).contains("proxy_log"));
@@ -1354,6 +1411,211 @@ fn abi_0_1_0_has_its_own_shape() {
         stream(&[&plugin], &[]).request_headers(true),
         Progress::Continue
     );
+}
+
+/// What every version has, with its parameters; then what some have.
+const HOSTCALLS: &[(&str, &str)] = &[
+    ("proxy_log", "iii"),
+    ("proxy_get_current_time_nanoseconds", "i"),
+    ("proxy_set_tick_period_milliseconds", "i"),
+    ("proxy_done", ""),
+    ("proxy_set_effective_context", "i"),
+    ("proxy_get_buffer_bytes", "iiiii"),
+    ("proxy_get_buffer_status", "iii"),
+    ("proxy_set_buffer_bytes", "iiiii"),
+    ("proxy_get_header_map_size", "ii"),
+    ("proxy_get_header_map_pairs", "iii"),
+    ("proxy_set_header_map_pairs", "iii"),
+    ("proxy_get_header_map_value", "iiiii"),
+    ("proxy_add_header_map_value", "iiiii"),
+    ("proxy_replace_header_map_value", "iiiii"),
+    ("proxy_remove_header_map_value", "iii"),
+    ("proxy_get_status", "iii"),
+    ("proxy_send_local_response", "iiiiiiii"),
+    ("proxy_http_call", "iiiiiiiiii"),
+    ("proxy_grpc_call", "iiiiiiiiiiii"),
+    ("proxy_grpc_stream", "iiiiiiiii"),
+    ("proxy_grpc_send", "iiii"),
+    ("proxy_grpc_cancel", "i"),
+    ("proxy_grpc_close", "i"),
+    ("proxy_set_shared_data", "iiiii"),
+    ("proxy_get_shared_data", "iiiii"),
+    ("proxy_register_shared_queue", "iii"),
+    ("proxy_resolve_shared_queue", "iiiii"),
+    ("proxy_enqueue_shared_queue", "iii"),
+    ("proxy_dequeue_shared_queue", "iii"),
+    ("proxy_define_metric", "iiii"),
+    ("proxy_record_metric", "iI"),
+    ("proxy_increment_metric", "iI"),
+    ("proxy_get_metric", "ii"),
+    ("proxy_get_property", "iiii"),
+    ("proxy_set_property", "iiii"),
+    ("proxy_call_foreign_function", "iiiiii"),
+];
+const HOSTCALLS_0_1_0: &[(&str, &str)] = &[
+    ("proxy_get_configuration", "ii"),
+    ("proxy_continue_request", ""),
+    ("proxy_continue_response", ""),
+    ("proxy_clear_route_cache", ""),
+];
+const HOSTCALLS_0_2_0: &[(&str, &str)] =
+    &[("proxy_continue_stream", "i"), ("proxy_close_stream", "i")];
+const HOSTCALLS_0_2_1: &[(&str, &str)] = &[("proxy_get_log_level", "i")];
+/// Known by name, whatever the version, and not served.
+const HOSTCALLS_UNSERVED: &[(&str, &str)] = &[
+    ("envoy_resolve_dns", "iii"),
+    ("proxy_redis_init", "iiiiiii"),
+    ("proxy_redis_call", "iiiii"),
+    ("proxy_inject_encoded_data_to_filter_chain", "iii"),
+    ("proxy_get_upstream_hosts", "ii"),
+    ("proxy_set_upstream_override_host", "ii"),
+];
+
+/// A module that imports all of `hostcalls`, and makes them one by one in a request's headers, each argument -1, and logs their answers as letters, `a` for 0.
+fn every_hostcall(marker: &str, hostcalls: &[(&str, &str)]) -> String {
+    let (mut imports, mut calls) = (String::new(), String::new());
+    for (index, (name, letters)) in hostcalls.iter().enumerate() {
+        let types: String = letters
+            .chars()
+            .map(|letter| if letter == 'i' { "i32 " } else { "i64 " })
+            .collect();
+        let values: String = types
+            .split_whitespace()
+            .map(|ty| format!("({ty}.const -1) "))
+            .collect();
+        imports +=
+            &format!(r#"(import "env" "{name}" (func ${name} (param {types}) (result i32)))"#);
+        calls += &format!(
+            "(i32.store8 (i32.const {index}) (i32.add (i32.const 97) (call ${name} {values})))\n"
+        );
+    }
+    let count = hostcalls.len();
+    let end_of_stream = if marker == "0_1_0" { "" } else { "i32" };
+    format!(
+        r#"(module {imports}
+        (memory (export "memory") 2)
+        (func (export "proxy_abi_version_{marker}"))
+        (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "proxy_on_request_headers") (param i32 i32 {end_of_stream}) (result i32)
+            {calls} (drop (call $proxy_log (i32.const 2) (i32.const 0) (i32.const {count}))) (i32.const 0)))"#
+    )
+}
+
+#[test]
+fn each_version_has_its_hostcalls_and_all_take_bad_arguments() {
+    for (marker, own, count) in [
+        ("0_1_0", &[HOSTCALLS_0_1_0][..], 40),
+        ("0_2_0", &[HOSTCALLS_0_2_0], 38),
+        ("0_2_1", &[HOSTCALLS_0_2_0, HOSTCALLS_0_2_1], 39),
+        (
+            "0_2_100",
+            &[HOSTCALLS_0_2_0, HOSTCALLS_0_2_1, HOSTCALLS_UNSERVED],
+            45,
+        ),
+    ] {
+        let all = [&[HOSTCALLS], own].concat().concat();
+        assert_eq!(all.len(), count, "{marker}");
+        let embedder = Rc::new(Memory::default());
+        let plugin = start(&every_hostcall(marker, &all), &embedder);
+        assert_eq!(
+            plugin.module().unserved_imports().count(),
+            if marker == "0_2_100" { 6 } else { 0 },
+            "{marker}"
+        );
+        let progress = stream(&[&plugin], &[]).request_headers(true);
+        assert_eq!(progress, Progress::Continue, "{marker}");
+        assert_eq!(
+            plugin.stats().traps().map(|(_, count)| count).sum::<u64>(),
+            0
+        );
+        let answers = embedder.log.take().concat();
+        assert_eq!(answers.len(), count, "{marker}: {answers}");
+        for (answer, (name, _)) in answers.bytes().zip(&all) {
+            let status = answer - b'a';
+            assert!(
+                status == 12 || status <= 10,
+                "{marker} {name} answers {status}"
+            );
+            // What takes pointers or numbers takes none such; what takes nothing, or a plain period, is content.
+            let content = matches!(
+                *name,
+                "proxy_set_tick_period_milliseconds"
+                    | "proxy_continue_request"
+                    | "proxy_continue_response"
+                    | "proxy_clear_route_cache"
+            );
+            assert_eq!(status == 0, content, "{marker} {name} answers {status}");
+        }
+    }
+    // What another version has is unknown.
+    for (marker, foreign) in [
+        ("0_1_0", HOSTCALLS_0_2_0),
+        ("0_1_0", HOSTCALLS_0_2_1),
+        ("0_2_0", HOSTCALLS_0_1_0),
+        ("0_2_0", HOSTCALLS_0_2_1),
+        ("0_2_1", HOSTCALLS_0_1_0),
+    ] {
+        for hostcall in foreign {
+            let loaded = load(&every_hostcall(marker, &[HOSTCALLS[0], *hostcall]));
+            assert!(
+                matches!(loaded, Err(LoadError::UnknownImport { .. })),
+                "{marker} {}",
+                hostcall.0
+            );
+        }
+    }
+}
+
+#[test]
+fn unknown_imports_trap_if_the_operator_says_so_and_they_are_called() {
+    let secret = r#"(import "env" "proxy_get_secret" (func $secret (param i32 i64) (result f64)))
+        (import "gcore" "proxy_kv_store_open" (func $open (param i32)))"#;
+    let body = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (if (i32.eqz (local.get 2)) (then (drop (call $secret (i32.const 0) (i64.const 0)))))
+        (i32.const 0))"#;
+    let wasm = wat::parse_str(guest(secret, body)).unwrap();
+    let load = |unknown| runtime().load_with(&wasm, &NoCache, unknown);
+    assert!(load(UnknownImports::Refuse).is_err());
+    let module = load(UnknownImports::Trap).unwrap();
+    assert_eq!(
+        module.unknown_imports(),
+        ["env.proxy_get_secret", "gcore.proxy_kv_store_open"]
+    );
+    let embedder: Rc<dyn Embedder> = Rc::new(Memory::default());
+    let plugin = Plugin::start(
+        PluginId(1),
+        module,
+        Arc::new(spec("p")),
+        Arc::default(),
+        embedder,
+    )
+    .unwrap();
+    for (end_of_stream, expected) in [
+        (true, Progress::Continue),
+        (false, Progress::Respond),
+        (true, Progress::Continue),
+    ] {
+        let mut stream = stream(&[&plugin], &[]);
+        assert_eq!(stream.request_headers(end_of_stream), expected);
+    }
+    let traps: Vec<_> = plugin.stats().traps().filter(|(_, n)| *n > 0).collect();
+    assert_eq!(traps, [(TrapKind::UnknownImport, 1)]);
+}
+
+#[test]
+fn unknown_imports_are_bounded() {
+    let module = |count: usize| {
+        let imports: String = (0..count)
+            .map(|index| format!(r#"(import "x" "f{index}" (func))"#))
+            .collect();
+        let wasm = wat::parse_str(guest(&imports, "")).unwrap();
+        runtime().load_with(&wasm, &NoCache, UnknownImports::Trap)
+    };
+    assert!(module(UNKNOWN_IMPORTS_MAX - 1).is_ok());
+    assert!(matches!(
+        module(UNKNOWN_IMPORTS_MAX),
+        Err(LoadError::UnknownImport { imports, .. }) if imports.len() == UNKNOWN_IMPORTS_MAX
+    ));
 }
 
 #[derive(Default)]

@@ -1,6 +1,7 @@
 // A Proxy-Wasm filter in Go without any SDK: a wasip1 reactor as `go build -buildmode=c-shared` makes it.
 // It echoes the request header `x-name` in the response header `x-greeting`, counts requests in the heap (so
-// that the runtime collects garbage now and then), and refuses what carries `x-refuse`.
+// that the runtime collects garbage now and then), and refuses what carries `x-refuse`. And it does what tests/languages.rs asks
+// of a guest in every language.
 package main
 
 import (
@@ -29,6 +30,9 @@ func proxyGetBufferBytes(kind, start, max uint32, data, size unsafe.Pointer) uin
 
 //go:wasmimport env proxy_get_header_map_value
 func proxyGetHeaderMapValue(kind uint32, key unsafe.Pointer, keySize uint32, value, valueSize unsafe.Pointer) uint32
+
+//go:wasmimport env proxy_get_property
+func proxyGetProperty(path unsafe.Pointer, pathSize uint32, value, valueSize unsafe.Pointer) uint32
 
 //go:wasmimport env proxy_replace_header_map_value
 func proxyReplaceHeaderMapValue(kind uint32, key unsafe.Pointer, keySize uint32, value unsafe.Pointer, valueSize uint32) uint32
@@ -91,6 +95,19 @@ func setHeader(kind uint32, key, value string) {
 	proxyReplaceHeaderMapValue(kind, unsafe.Pointer(unsafe.StringData(key)), uint32(len(key)), unsafe.Pointer(unsafe.StringData(value)), uint32(len(value)))
 }
 
+func property(path string) string {
+	var at, size uint32
+	if proxyGetProperty(unsafe.Pointer(unsafe.StringData(path)), uint32(len(path)), unsafe.Pointer(&at), unsafe.Pointer(&size)) != ok {
+		return ""
+	}
+	return take(at, size)
+}
+
+func refuse(body string) uint32 {
+	proxySendLocalResponse(403, nil, 0, unsafe.Pointer(unsafe.StringData(body)), uint32(len(body)), nil, 0, noGrpcStatus)
+	return actionPause
+}
+
 //go:wasmexport proxy_on_context_create
 func onContextCreate(context, parent uint32) {
 	if parent != 0 {
@@ -121,9 +138,12 @@ func onConfigure(context, size uint32) int32 {
 //go:wasmexport proxy_on_request_headers
 func onRequestHeaders(context, count, endOfStream uint32) uint32 {
 	if _, found := header(requestHeaders, "x-refuse"); found {
-		body := "refused by Go"
-		proxySendLocalResponse(403, nil, 0, unsafe.Pointer(unsafe.StringData(body)), uint32(len(body)), nil, 0, noGrpcStatus)
-		return actionPause
+		return refuse("refused by Go")
+	}
+	path := property("request\x00path")
+	log("go sees " + path)
+	if path == "/closed" {
+		return refuse("closed by go")
 	}
 	if name, found := header(requestHeaders, "x-name"); found {
 		streams[context].name = name
@@ -139,6 +159,7 @@ func onResponseHeaders(context, count, endOfStream uint32) uint32 {
 	}
 	sort.Strings(stream.seen)
 	setHeader(responseHeaders, "x-greeting", greeting+" "+stream.name)
+	setHeader(responseHeaders, "x-guest", "go over "+property("request\x00protocol"))
 	return actionContinue
 }
 

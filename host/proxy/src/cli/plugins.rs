@@ -20,7 +20,7 @@ pub(super) enum Command {
     List,
     /// Shows a module, and whether it links and starts here; exits with 1 if not
     ///
-    /// Works for any Proxy-Wasm module (ABI 0.1.0, 0.2.0, 0.2.1), whatever it was built with. Its VM is made and its memory laid out; it is
+    /// Works for any Proxy-Wasm module (ABI 0.1.0, 0.2.0, 0.2.1, 0.2.100), whatever it was built with. Its VM is made and its memory laid out; it is
     /// not configured, for which it would need a policy (`portcullis check`).
     #[command(
         after_help = "Examples:\n  portcullis plugins inspect builtin:jwt-auth\n  portcullis plugins inspect ./my-control.wasm"
@@ -90,6 +90,10 @@ fn inspect(name: &str) -> anyhow::Result<ExitCode> {
             line("abi", module.abi_version().as_str());
             line("exports", &module.exports().join("\n               "));
             line("imports", &module.imports().join("\n               "));
+            let unserved: Vec<_> = module.unserved_imports().collect();
+            if !unserved.is_empty() {
+                line("unimplemented", &unserved.join("\n               "));
+            }
             line("links", "yes");
             canary::instantiate(Arc::clone(module), name)
         }

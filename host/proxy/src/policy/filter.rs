@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portcullis_runtime::{FailurePolicy, Limits, PluginSpec};
+use portcullis_runtime::{FailurePolicy, Limits, PluginSpec, UnknownImports};
 
 use super::cluster::Cluster;
 use super::limits::{BODY_BYTES, CALLBACK_TIME, MEMORY_BYTES, START_TIME};
@@ -28,6 +28,8 @@ pub struct Filter {
     pub root_id: String,
     /// What happens to requests while no VM of it stands. Never open by default, nor for controls that authenticate.
     pub failure_policy: FailurePolicy,
+    /// What becomes of a module that imports what this host does not have.
+    pub unknown_imports: UnknownImports,
     /// Its bounds; the runtime's where the operator wrote none.
     pub limits: Limits,
     /// The clusters it may call.
@@ -142,6 +144,7 @@ const KEYS: &[&str] = &[
     "sha256",
     "root_id",
     "failure_policy",
+    "unknown_imports",
     "configuration",
     "limits",
     "clusters",
@@ -173,6 +176,16 @@ pub(super) fn read(
         }),
         None => Some(FailurePolicy::Closed),
     };
+    let unknown_imports = match section.optional("unknown_imports") {
+        Some(field) => field.parse(|text| match text {
+            "refuse" => Ok(UnknownImports::Refuse),
+            "trap" => Ok(UnknownImports::Trap),
+            _ => Err(format!(
+                "`{text}` is not a choice, it may be `refuse` or `trap`"
+            )),
+        }),
+        None => Some(UnknownImports::Refuse),
+    };
     let configuration = match section.optional("configuration") {
         Some(field) => Configuration::read(field),
         None => Some(Configuration::absent(field.place())),
@@ -201,6 +214,7 @@ pub(super) fn read(
         is_tcp: false,
         root_id: root_id?,
         failure_policy: failure_policy?,
+        unknown_imports: unknown_imports?,
         limits: limits?,
         clusters: callable,
         place: section.required("module")?.place(),

@@ -14,6 +14,7 @@ macro_rules! table {
 
 mod buffers;
 mod callouts;
+mod foreign;
 mod grpc;
 mod http_fields;
 mod metrics;
@@ -21,7 +22,10 @@ mod properties;
 mod shared;
 mod streams;
 mod system;
+mod unserved;
 mod wasi;
+
+pub(crate) use unserved::UNSERVED;
 
 use std::rc::Rc;
 
@@ -34,14 +38,15 @@ use crate::{
     state::{Ended, Mode, VmState, trap_kind},
 };
 
-/// When a hostcall is served.
+/// When a hostcall is served: as in Envoy (proxy-wasm-cpp-host `setRestrictedCallback` in src/wasm.cc and include/proxy-wasm/wasm.h), where
+/// any other one ends the VM.
 #[derive(Clone, Copy)]
 enum When {
     /// Always, inside of the guest's allocator too.
     Always,
-    /// Not inside of the allocator.
+    /// From `_initialize` or `_start` on, but not inside of the allocator.
     Started,
-    /// Only once contexts exist.
+    /// Only once these have returned.
     Running,
 }
 
@@ -103,12 +108,12 @@ fn answer<R: Reply>(
 pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtime::Result<()> {
     table! { linker, "env";
         Always  "proxy_log" system::log, (level: u32, message: u32, len: u32);
-        Always  "proxy_get_current_time_nanoseconds" system::current_time_nanoseconds, (out: u32);
+        Running "proxy_get_current_time_nanoseconds" system::current_time_nanoseconds, (out: u32);
         Running "proxy_set_tick_period_milliseconds" system::set_tick_period_milliseconds, (period: u32);
         Running "proxy_done" system::done, ();
         Running "proxy_set_effective_context" system::set_effective_context, (context: u32);
         Running "proxy_get_status" system::status, (code: u32, message: u32, len: u32);
-        Running "proxy_call_foreign_function" system::call_foreign_function, (name: u32, name_len: u32, arguments: u32, arguments_len: u32, results: u32, results_len: u32);
+        Running "proxy_call_foreign_function" foreign::call_foreign_function, (name: u32, name_len: u32, arguments: u32, arguments_len: u32, results: u32, results_len: u32);
 
         Running "proxy_get_buffer_bytes" buffers::buffer_bytes, (buffer: u32, start: u32, max: u32, out: u32, out_len: u32);
         Running "proxy_get_buffer_status" buffers::buffer_status, (buffer: u32, len: u32, flags: u32);
@@ -154,18 +159,25 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
             Running "proxy_continue_response" streams::continue_response, ();
             Running "proxy_clear_route_cache" streams::clear_route_cache, ();
         },
-        AbiVersion::V0_2_0 | AbiVersion::V0_2_1 => table! { linker, "env";
+        AbiVersion::V0_2_0 | AbiVersion::V0_2_1 | AbiVersion::V0_2_100 => table! { linker, "env";
             Running "proxy_continue_stream" streams::continue_stream, (stream: u32);
             Running "proxy_close_stream" streams::close_stream, (stream: u32);
         },
     }
-    if abi == AbiVersion::V0_2_1 {
-        table! { linker, "env"; Always "proxy_get_log_level" system::log_level, (out: u32); }
+    if abi >= AbiVersion::V0_2_1 {
+        table! { linker, "env"; Running "proxy_get_log_level" system::log_level, (out: u32); }
     }
-    linker.func_wrap("env", "pthread_equal", |left: u32, right: u32| {
-        u32::from(left == right)
-    })?;
+    linker.func_wrap(
+        "env",
+        "pthread_equal",
+        |caller: Caller<'_, VmState>, left: u32, right: u32| match caller.data().mode {
+            Mode::Running => Ok(u32::from(left == right)),
+            _ => Err(wasmtime::Error::from(Ended(TrapKind::Restricted))),
+        },
+    )?;
+    // Not restricted: Envoy ends an emscripten guest whose allocator must grow the memory, which helps nobody.
     linker.func_wrap("env", "emscripten_notify_memory_growth", |_: u32| {})?;
+    unserved::register(linker)?;
     wasi::register(linker)
 }
 

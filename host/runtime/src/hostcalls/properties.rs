@@ -3,6 +3,7 @@
 use super::Call;
 use crate::{
     abi::{Failure, Status},
+    filter_state,
     limits::PROPERTY_PATH_BYTES_MAX,
     property,
 };
@@ -45,7 +46,11 @@ pub(super) fn property(
                 .properties
                 .try_borrow()
                 .map_err(|_| Status::InternalFailure)?;
-            let value = properties.get(path).cloned().ok_or(Status::NotFound)?;
+            let value = properties
+                .get(path)
+                .cloned()
+                .or_else(|| exchange.info.connection.state.get(path))
+                .ok_or(Status::NotFound)?;
             call.give(&value, out, out_len)
         }
         Err(status) => Err(status.into()),
@@ -67,13 +72,14 @@ pub(super) fn set_property(
         return Err(Status::BadArgument.into());
     }
     match context {
-        Some(context) => context
-            .stream
-            .properties
-            .try_borrow_mut()
-            .map_err(|_| Status::InternalFailure)?
-            .set(path, value)?,
-        None => state.root.properties.set(path, value)?,
+        Some(context) => filter_state::set(
+            &context.stream.properties,
+            &context.exchange()?.info.connection.state,
+            path,
+            value,
+            state.root.declarations.of(path),
+        )?,
+        None => state.root.properties.set(path, value, false)?,
     }
     Ok(())
 }

@@ -121,7 +121,10 @@ pub(super) fn close_stream(call: &mut Call<'_>, stream: u32) -> Result<(), Failu
     Ok(())
 }
 
-/// ABI 0.1.0 only. Routes are chosen before filters run, so there is nothing to clear.
-pub(super) fn clear_route_cache(_: &mut Call<'_>) -> Result<(), Failure> {
+/// ABI 0.1.0, and the foreign function of the same name: the embedder is told to choose the route anew before it sends the request on.
+pub(super) fn clear_route_cache(call: &mut Call<'_>) -> Result<(), Failure> {
+    if let Some(context) = call.stream() {
+        context.stream.route_stale.set(true);
+    }
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! Log, clock, timer, effective context, foreign functions.
+//! Log, clock, timer, effective context.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use super::Call;
 use crate::{
     abi::{Failure, LogLevel, Status},
     context::ROOT_CONTEXT,
-    limits::{FOREIGN_RESULT_BYTES_MAX, LOG_BYTES_MAX, TICK_PERIOD_MS_MIN},
+    limits::{LOG_BYTES_MAX, TICK_PERIOD_MS_MIN},
     memory,
     state::Effective,
 };
@@ -71,42 +71,6 @@ pub(super) fn status(
     call.check_out(code)?;
     call.give(&text, message, len)?;
     call.write_u32(code, number)
-}
-
-/// Both places for the result may be null: then the guest does not want it.
-pub(super) fn call_foreign_function(
-    call: &mut Call<'_>,
-    name: u32,
-    name_len: u32,
-    arguments: u32,
-    arguments_len: u32,
-    results: u32,
-    results_len: u32,
-) -> Result<(), Failure> {
-    for place in [results, results_len] {
-        if place != 0 {
-            call.check_out(place)?;
-        }
-    }
-    let embedder = Rc::clone(&call.state().owner.embedder);
-    let name = call.bytes(name, name_len)?;
-    let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
-    let result = embedder.foreign_function(name, call.bytes(arguments, arguments_len)?)?;
-    if result.len() > FOREIGN_RESULT_BYTES_MAX {
-        return Err(Status::InternalFailure.into());
-    }
-    let len = u32::try_from(result.len()).map_err(|_| Status::InternalFailure)?;
-    if results != 0 {
-        let pointer = if len == 0 { 0 } else { call.allocate(len)? };
-        if len > 0 {
-            call.write(pointer, &result)?;
-        }
-        call.write_u32(results, pointer)?;
-    }
-    if results_len != 0 {
-        call.write_u32(results_len, len)?;
-    }
-    Ok(())
 }
 
 /// What a guest wrote to its standard output or error, one line end removed.

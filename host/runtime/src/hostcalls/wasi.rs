@@ -56,17 +56,17 @@ pub(super) fn register(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
             Started "environ_get" success2, (_environ: u32, _buffer: u32);
             Started "environ_sizes_get" two_zeros, (count: u32, size: u32);
             Always  "clock_time_get" clock_time_get, (clock: u32, _precision: u64, out: u32);
-            Always  "clock_res_get" clock_res_get, (clock: u32, out: u32);
+            Started "clock_res_get" clock_res_get, (clock: u32, out: u32);
             Started "random_get" random_get, (buffer: u32, len: u32);
-            Always  "sched_yield" success0, ();
+            Running "sched_yield" success0, ();
             Always  "poll_oneoff" poll_oneoff, (_in: u32, _out: u32, _subscriptions: u32, events: u32);
             Always  "fd_write" fd_write, (fd: u32, iovecs: u32, count: u32, written: u32);
             Started "fd_pwrite" fd_pwrite, (fd: u32, iovecs: u32, count: u32, _offset: u64, written: u32);
-            Started "fd_read" fd_read, (_fd: u32, _iovecs: u32, _count: u32, _read: u32);
+            Running "fd_read" fd_read, (_fd: u32, _iovecs: u32, _count: u32, _read: u32);
             Started "fd_pread" fd_pread, (_fd: u32, _iovecs: u32, _count: u32, _offset: u64, _read: u32);
-            Started "fd_seek" fd_seek, (_fd: u32, _offset: u64, _whence: u32, _out: u32);
+            Running "fd_seek" fd_seek, (_fd: u32, _offset: u64, _whence: u32, _out: u32);
             Started "fd_tell" fd_tell, (fd: u32, out: u32);
-            Started "fd_close" success1, (_fd: u32);
+            Running "fd_close" success1, (_fd: u32);
             Started "fd_sync" output1, (fd: u32);
             Started "fd_datasync" output1, (fd: u32);
             Started "fd_advise" fd_advise, (_fd: u32, _offset: u64, _len: u64, _advice: u32);
@@ -81,7 +81,7 @@ pub(super) fn register(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
             Started "fd_prestat_dir_name" not_implemented3, (_fd: u32, _path: u32, _len: u32);
             Started "fd_readdir" fd_readdir, (_fd: u32, _buffer: u32, _len: u32, _cookie: u64, out: u32);
             Started "fd_renumber" fd_renumber, (fd: u32, to: u32);
-            Started "path_open" path_open, (_fd: u32, _dirflags: u32, _path: u32, _len: u32, _oflags: u32, _base: u64, _inheriting: u64, _flags: u32, _out: u32);
+            Running "path_open" path_open, (_fd: u32, _dirflags: u32, _path: u32, _len: u32, _oflags: u32, _base: u64, _inheriting: u64, _flags: u32, _out: u32);
             Started "path_create_directory" not_supported3, (_fd: u32, _path: u32, _len: u32);
             Started "path_filestat_get" not_supported5, (_fd: u32, _flags: u32, _path: u32, _len: u32, _out: u32);
             Started "path_filestat_set_times" path_filestat_set_times, (_fd: u32, _flags: u32, _path: u32, _len: u32, _access: u64, _change: u64, _fst: u32);
@@ -101,12 +101,14 @@ pub(super) fn register(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Ends the guest, but for exit code 0 from `_start`: some command modules leave that way when all is well.
-fn proc_exit(caller: Caller<'_, VmState>, code: u32) -> wasmtime::Result<()> {
-    match (code, caller.data().mode) {
-        (0, Mode::Initializing) => Ok(()),
-        _ => Err(Ended(TrapKind::Exit).into()),
+/// As in Envoy the call returns: what follows it is the guest's own end (`unreachable` in most languages), or not.
+fn proc_exit(mut caller: Caller<'_, VmState>, code: u32) -> wasmtime::Result<()> {
+    let state = caller.data_mut();
+    if state.mode != Mode::Running {
+        return Err(Ended(TrapKind::Restricted).into());
     }
+    state.log(LogLevel::Error, format!("proc_exit({code})").as_bytes());
+    Ok(())
 }
 
 macro_rules! constant {

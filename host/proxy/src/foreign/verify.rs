@@ -1,5 +1,4 @@
-//! Foreign functions that plugins may call: `verify_signature`, in Envoy's protobuf shape (source/extensions/common/wasm/foreign.cc) and
-//! with its answers, on aws-lc-rs.
+//! `verify_signature`.
 //!
 //! A key is parsed once and kept: parsing costs as much as half the verification, and a JWKS has few keys. What is kept is bounded, and
 //! looked up by the whole key, so a plugin cannot be given another's.
@@ -65,7 +64,7 @@ struct Key {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hash {
+pub(super) enum Hash {
     Sha1,
     Sha224,
     Sha256,
@@ -73,22 +72,14 @@ enum Hash {
     Sha512,
 }
 
-/// One worker's foreign functions and the keys they have parsed.
+/// The keys that one worker has parsed.
 #[derive(Default)]
-pub struct ForeignFunctions {
+pub(super) struct Verifier {
     keys: RefCell<HashMap<Bytes, Rc<Key>>>,
 }
 
-impl ForeignFunctions {
-    /// Calls one. `NotFound` where there is none of that name.
-    pub fn call(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
-        match name {
-            "verify_signature" => self.verify_signature(arguments),
-            _ => Err(Status::NotFound),
-        }
-    }
-
-    fn verify_signature(&self, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+impl Verifier {
+    pub(super) fn verify_signature(&self, arguments: &[u8]) -> Result<Vec<u8>, Status> {
         // Envoy takes no argument at all for a bad one, although it decodes as an empty message.
         let arguments = match arguments {
             [] => return Err(Status::BadArgument),
@@ -171,7 +162,7 @@ impl Key {
 }
 
 /// Envoy's names (source/common/crypto/utility_impl.cc), compared without case.
-fn hash_of(name: &str) -> Option<Hash> {
+pub(super) fn hash_of(name: &str) -> Option<Hash> {
     let names = [
         ("sha256", Hash::Sha256),
         ("sha384", Hash::Sha384),
@@ -259,7 +250,7 @@ mod tests {
         let (spki, pem, signature) = signed(&ECDSA_P256_SHA256_ASN1_SIGNING, &text);
         let (other, _, wide) = signed(&ECDSA_P384_SHA384_ASN1_SIGNING, &text);
         let none = Bytes::new;
-        let functions = ForeignFunctions::default();
+        let functions = Verifier::default();
         let rows = [
             ("sha256", spki.clone(), "", signature.clone(), Ok(true)),
             ("SHA256", none(), &*pem, signature.clone(), Ok(true)),
@@ -295,7 +286,7 @@ mod tests {
                 text: text.clone(),
                 public_key_pem: public_key_pem.to_owned(),
             };
-            let answer = functions.call("verify_signature", &arguments.encode_to_vec());
+            let answer = functions.verify_signature(&arguments.encode_to_vec());
             let verdict = answer.map(|bytes| VerifySignatureResult::decode(&*bytes).unwrap());
             assert_eq!(
                 verdict
@@ -309,12 +300,9 @@ mod tests {
                 assert_eq!(verdict.error.is_empty(), verdict.result, "row {index}");
             }
         }
-        for (name, arguments, expected) in [
-            ("verify_signature", &b""[..], Status::BadArgument),
-            ("verify_signature", b"\xff\xff", Status::BadArgument),
-            ("no_such_function", b"", Status::NotFound),
-        ] {
-            assert_eq!(functions.call(name, arguments), Err(expected), "{name}");
+        for arguments in [&b""[..], b"\xff\xff"] {
+            let answer = functions.verify_signature(arguments);
+            assert_eq!(answer, Err(Status::BadArgument), "{arguments:?}");
         }
     }
 
@@ -322,7 +310,7 @@ mod tests {
     fn keys_that_are_kept_are_bounded() {
         let text = Bytes::from_static(b"x");
         let (spki, _, signature) = signed(&ECDSA_P256_SHA256_ASN1_SIGNING, &text);
-        let functions = ForeignFunctions::default();
+        let functions = Verifier::default();
         let verify = |public_key: Bytes| {
             let arguments = VerifySignatureArguments {
                 hash_function: "sha256".into(),
@@ -332,7 +320,7 @@ mod tests {
                 public_key_pem: String::new(),
             };
             functions
-                .call("verify_signature", &arguments.encode_to_vec())
+                .verify_signature(&arguments.encode_to_vec())
                 .unwrap();
             functions.keys.borrow().len()
         };
