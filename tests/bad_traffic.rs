@@ -25,13 +25,13 @@ const CHUNK: usize = 256 * 1024;
 const GROWTH_BYTES_MAX: u64 = 48 << 20;
 
 /// A proxy with security-headers, a guest that looks at bodies, and jwt-auth below `/api`.
-struct Scene {
-    served: Served,
-    address: SocketAddr,
+pub(crate) struct Scene {
+    pub(crate) served: Served,
+    pub(crate) address: SocketAddr,
     _folder: TempDir,
 }
 
-fn scene(upstream: SocketAddr) -> Result<Scene> {
+pub(crate) fn scene(upstream: SocketAddr) -> Result<Scene> {
     let folder = tempfile::tempdir()?;
     let looks = folder.path().join("looks.wasm");
     let text =
@@ -68,7 +68,8 @@ fn scene(upstream: SocketAddr) -> Result<Scene> {
 }
 
 impl Scene {
-    fn serves(&self) -> Result<()> {
+    /// A request after this one is served, and nothing has panicked.
+    pub(crate) fn serves(&self) -> Result<()> {
         let answer = Route::plain(self.address).send(&Request::get("/"))?;
         ensure!(
             answer.status == 200,
@@ -132,7 +133,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>, u16)> {
             400,
         ),
         (
-            // RFC 9112 section 6.1: the chunks count; the length must not reach the upstream.
+            // RFC 9112 section 6.1: the chunks count; the length must not reach the upstream. Envoy refuses it (ambiguous.rs).
             "a length and chunks",
             raw(
                 "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -231,6 +232,15 @@ fn odd_requests_get_their_status() -> Result<()> {
         "{failures}\n{}",
         scene.served.process.last_words()
     );
+    // What hyper refuses by itself is counted when the connection ends.
+    until(Duration::from_secs(20), "the unreadable heads", || {
+        let count = |reason| {
+            scene
+                .served
+                .metric(&["portcullis_unreadable_heads_total{", reason])
+        };
+        Ok((count("malformed")?, count("too_large")?) == (6.0, 3.0))
+    })?;
     let seen = upstream.take_seen();
     for seen in &seen {
         let framed = seen

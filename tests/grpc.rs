@@ -26,7 +26,7 @@ fn callouts_answer_as_in_envoy() -> Result<()> {
     fs::write(&module, wat::parse_file(guest)?)?;
     let certificates = Certificates::make(folder.path())?;
     let plain = GrpcUpstream::start(None)?;
-    let secure = GrpcUpstream::start(Some(certificates.server(b"h2")?))?;
+    let secure = GrpcUpstream::start(Some(certificates.server(&[b"h2"])?))?;
     let down = free_address()?;
     let cluster = |name: &str, address: SocketAddr| json!({"name": name, "endpoints": [address.to_string()], "protocol": "http2"});
     let mut over_tls = cluster("secure", secure.address());

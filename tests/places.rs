@@ -61,12 +61,31 @@ pub(crate) fn export(policy: &Value, folder: &Path) -> Result<PathBuf> {
     served::export(&path, folder)
 }
 
+/// Where a policy runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Portcullis,
+    Envoy,
+}
+
 /// Runs `test` on the address of the listener `name` of `policy` in both places, and says which.
 pub(crate) fn in_both(
     what: &str,
     policy: &Value,
     name: &str,
     test: impl Fn(SocketAddr) -> Result<()>,
+) -> Result<()> {
+    in_each(what, policy, |_, address| test(address(name)?))
+}
+
+/// Where a listener listens.
+pub(crate) type AddressOf<'a> = &'a dyn Fn(&str) -> Result<SocketAddr>;
+
+/// The same for a test that goes to several listeners, or expects what is known to differ.
+pub(crate) fn in_each(
+    what: &str,
+    policy: &Value,
+    test: impl Fn(Place, AddressOf<'_>) -> Result<()>,
 ) -> Result<()> {
     // What the export says as a remark only.
     let workers = policy.get("workers").and_then(Value::as_u64).unwrap_or(1);
@@ -76,14 +95,15 @@ pub(crate) fn in_both(
     };
     let folder = tempfile::tempdir()?;
     let here = Here::start(policy, folder.path())?;
-    test(here.listener(name)?).with_context(|| format!("{what} in Portcullis"))?;
+    test(Place::Portcullis, &|name| here.listener(name))
+        .with_context(|| format!("{what} in Portcullis"))?;
     drop(here);
     if let Some(why) = envoy::left_out() {
         report::not_run(&format!("{what} in Envoy"), why);
         return Ok(());
     }
     let envoy = Envoy::start(&export(policy, folder.path())?, options)?;
-    test(envoy.listener(name)?).with_context(|| {
+    test(Place::Envoy, &|name| envoy.listener(name)).with_context(|| {
         format!(
             "{what} in Envoy, which says:\n{}",
             envoy.process().last_words()

@@ -13,9 +13,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
+use crate::certificates::Certificates;
 use crate::http1::{Answer, Headers};
 
 /// A request as the upstream saw it.
@@ -55,6 +58,20 @@ impl Upstream {
     /// # Errors
     /// When no port can be had.
     pub fn start() -> Result<Self> {
+        Self::start_with(None)
+    }
+
+    /// The same behind TLS, with the server's certificate.
+    ///
+    /// # Errors
+    /// When no port can be had, or the certificate cannot be read.
+    pub fn start_tls(certificates: &Certificates) -> Result<Self> {
+        Self::start_with(Some(TlsAcceptor::from(
+            certificates.server(&[b"h2", b"http/1.1"])?,
+        )))
+    }
+
+    fn start_with(tls: Option<TlsAcceptor>) -> Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .context("no port for the upstream")?;
         listener.set_nonblocking(true)?;
@@ -78,7 +95,7 @@ impl Upstream {
                 // Without a listener every test that needs this upstream fails by itself.
                 if let Ok(listener) = TcpListener::from_std(listener) {
                     tokio::select! {
-                        () = serve(listener, state) => {}
+                        () = serve(listener, tls, state) => {}
                         _ = stopped => {}
                     }
                 }
@@ -129,19 +146,31 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Mutex<Shared>>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Mutex<Shared>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
-            // A client that goes away is none of the upstream's business.
-            drop(
-                auto::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await,
-            );
-        });
+        match tls.clone() {
+            None => drop(tokio::spawn(serve_connection(stream, shared))),
+            Some(tls) => drop(tokio::spawn(async move {
+                if let Ok(stream) = tls.accept(stream).await {
+                    serve_connection(stream, shared).await;
+                }
+            })),
+        }
     }
+}
+
+async fn serve_connection<S>(stream: S, shared: Arc<Mutex<Shared>>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
+    // A client that goes away is none of the upstream's business.
+    drop(
+        auto::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await,
+    );
 }
 
 type AnswerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;

@@ -253,6 +253,9 @@ async fn run<S>(
             biased;
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
+                    if let Some(error) = error.downcast_ref() {
+                        worker.stats.count_end(error);
+                    }
                     tracing::debug!(source = %connection.info.source, error = &*error, "connection ended");
                 }
                 return;

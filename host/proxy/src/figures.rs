@@ -53,6 +53,7 @@ impl Figures {
         let mut buckets = [0_u64; DURATION_BOUNDS_MS.len() + 1];
         let mut sum_us = 0_u64;
         let mut failures = 0_u64;
+        let mut unreadable: BTreeMap<&str, u64> = BTreeMap::new();
         for worker in &self.workers {
             for (code, count) in worker.stats.codes() {
                 *codes.entry(code).or_default() += count;
@@ -63,6 +64,9 @@ impl Figures {
             }
             sum_us = sum_us.saturating_add(sum);
             failures += worker.stats.handshake_failures();
+            for (reason, count) in worker.stats.unreadable_heads() {
+                *unreadable.entry(reason).or_default() += count;
+            }
         }
         let samples = codes
             .into_iter()
@@ -96,6 +100,15 @@ impl Figures {
             "portcullis_tcp_connections",
             "Connections to TCP listeners",
             vec![(vec![], tcp)],
+        )?;
+        let unreadable = unreadable
+            .into_iter()
+            .map(|(reason, count)| (vec![("reason", reason.to_owned())], count));
+        counters(
+            encoder,
+            "portcullis_unreadable_heads",
+            "HTTP/1 requests refused with 400 or 431 before they could be read; portcullis_requests has the others",
+            unreadable.collect(),
         )?;
         let open = self.workers.iter().enumerate().map(|(index, worker)| {
             let open =

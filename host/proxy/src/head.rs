@@ -67,7 +67,7 @@ pub(crate) fn read_head(parts: Parts, connection: &Connection) -> Result<HttpFie
         }
         Err(fault) => {
             tracing::debug!(source = %connection.info.source, %fault, "path refused");
-            return Err(bad("invalid path"));
+            return Err(bad(fault.title()));
         }
     };
     if let Some(expect) = headers.remove(header::EXPECT) {

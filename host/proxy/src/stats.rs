@@ -17,6 +17,8 @@ pub(crate) struct WorkerStats {
     duration_us: AtomicU64,
     handshake_failures: AtomicU64,
     tcp_connections: AtomicU64,
+    malformed_heads: AtomicU64,
+    large_heads: AtomicU64,
 }
 
 impl Default for WorkerStats {
@@ -27,6 +29,8 @@ impl Default for WorkerStats {
             duration_us: AtomicU64::new(0),
             handshake_failures: AtomicU64::new(0),
             tcp_connections: AtomicU64::new(0),
+            malformed_heads: AtomicU64::new(0),
+            large_heads: AtomicU64::new(0),
         }
     }
 }
@@ -60,6 +64,15 @@ impl WorkerStats {
         self.tcp_connections.load(Ordering::Relaxed)
     }
 
+    /// A connection has ended with `error`. Counted if that was a request's head that hyper could not read, and answered by itself.
+    pub(crate) fn count_end(&self, error: &hyper::Error) {
+        if error.is_parse_too_large() {
+            add(&self.large_heads, 1);
+        } else if error.is_parse() {
+            add(&self.malformed_heads, 1);
+        }
+    }
+
     /// Statuses that were sent, and how often; 0 is no answer.
     pub(crate) fn codes(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
         let counts = self.codes.iter().map(|count| count.load(Ordering::Relaxed));
@@ -79,6 +92,14 @@ impl WorkerStats {
     /// Failed handshakes.
     pub(crate) fn handshake_failures(&self) -> u64 {
         self.handshake_failures.load(Ordering::Relaxed)
+    }
+
+    /// Heads that could not be read, and why.
+    pub(crate) fn unreadable_heads(&self) -> [(&'static str, u64); 2] {
+        [
+            ("malformed", self.malformed_heads.load(Ordering::Relaxed)),
+            ("too_large", self.large_heads.load(Ordering::Relaxed)),
+        ]
     }
 }
 

@@ -236,9 +236,12 @@ fn plain(ip: IpAddr) -> IpAddr {
 fn of_tls<'a>(leaf: &[u8], tls: &'a TlsInfo) -> Option<Value<'a>> {
     let text = match leaf {
         b"tls_version" => return Some(tls.version.as_str().into()),
+        // Envoy has subjects on every TLS connection, empty without a certificate; the rest is missing then.
+        b"subject_local_certificate" => {
+            return Some(text_or_empty(&tls.subject_local_certificate));
+        }
+        b"subject_peer_certificate" => return Some(text_or_empty(&tls.subject_peer_certificate)),
         b"requested_server_name" => &tls.requested_server_name,
-        b"subject_local_certificate" => &tls.subject_local_certificate,
-        b"subject_peer_certificate" => &tls.subject_peer_certificate,
         b"dns_san_peer_certificate" => &tls.dns_san_peer_certificate,
         b"uri_san_peer_certificate" => &tls.uri_san_peer_certificate,
         b"sha256_peer_certificate_digest" => &tls.sha256_peer_certificate_digest,
@@ -246,6 +249,10 @@ fn of_tls<'a>(leaf: &[u8], tls: &'a TlsInfo) -> Option<Value<'a>> {
         _ => return None,
     };
     text.as_deref().map(Value::from)
+}
+
+fn text_or_empty(text: &Option<String>) -> Value<'_> {
+    text.as_deref().unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -109,6 +109,18 @@ pub(super) fn typed_per_filter_config(policy: &Policy, route: &Route) -> Option<
     (!differences.is_empty()).then_some(Tree::Map(differences))
 }
 
+/// For a route that no filter is to run on.
+pub(super) fn all_off(policy: &Policy) -> Option<Tree> {
+    let off = in_chain_order(policy)
+        .filter(|it| is_base(it))
+        .map(|instance| {
+            let switch = Map::typed("envoy.config.route.v3.FilterConfig").with("disabled", true);
+            (instance.name.clone(), switch.into())
+        });
+    let off: Vec<_> = off.collect();
+    (!off.is_empty()).then_some(Tree::Map(off))
+}
+
 /// The request headers that filters which are off on a route would have set: a client must not set them there instead.
 pub(super) fn request_headers_to_remove(findings: &Findings, route: &Route) -> Option<Vec<String>> {
     let mut headers: Vec<String> = route

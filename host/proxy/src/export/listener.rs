@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::limits;
 use crate::policy::{
@@ -15,6 +16,12 @@ use super::tree::{Map, Tree};
 /// Bytes that Envoy holds for one connection before it stops reading, and for one body while a filter pauses. Our host's default body
 /// limit.
 pub(super) const BUFFER_BYTES: u32 = 1 << 20;
+
+/// How many further addresses Envoy tries. Our host tries all within the connect timeout; Envoy wants a number.
+const ADDRESS_RETRIES: u32 = 3;
+
+/// RE2, against the whole path: `.` or `..`, then a semicolon, each of them perhaps escaped.
+const DOTS_WITH_PARAMETERS: &str = "(?i).*/(\\.|%2e){1,2}(;|%3b).*";
 
 /// An address and its port.
 pub(super) fn socket_address(address: SocketAddr) -> Map {
@@ -245,16 +252,31 @@ fn local_reply(listener: &Listener, findings: &Findings) -> Option<Map> {
 
 fn virtual_host(policy: &Policy, host: &VirtualHost, findings: &Findings) -> Tree {
     let pattern = host.host.to_string();
+    let routes = host.routes.iter().map(|it| route(policy, it, findings));
     Map::new()
         .with("name", pattern.as_str())
         .with("domains", vec![pattern.as_str()])
         .with(
             "routes",
-            host.routes
-                .iter()
-                .map(|it| route(policy, it, findings))
+            std::iter::once(refusal(policy))
+                .chain(routes)
                 .collect::<Tree>(),
         )
+        .into()
+}
+
+/// The first route of every virtual host: a dot segment with parameters, which our host refuses. Envoy matches the path in normal form,
+/// without its query: 1.40 has resolved plain ones by then (`/a/..;b/c` is `/c`), which its upstream gets, too, and left those with
+/// escapes. The filters are off, as for the answers that Envoy makes before there is a route; `local_reply_config` puts the security
+/// headers on.
+pub(super) fn refusal(policy: &Policy) -> Tree {
+    let matching = Map::new().with("safe_regex", Map::new().with("regex", DOTS_WITH_PARAMETERS));
+    let answer = Map::new().with("status", 400_u32);
+    Map::new()
+        .with("name", "dot-segment-with-parameters")
+        .with("match", matching)
+        .with("direct_response", answer)
+        .maybe("typed_per_filter_config", filter::all_off(policy))
         .into()
 }
 
@@ -268,7 +290,8 @@ fn route(policy: &Policy, route: &Route, findings: &Findings) -> Tree {
         .with("cluster", cluster.name.as_str())
         // 0 s is Envoy's "no bound".
         .with("timeout", cluster.request_timeout.unwrap_or_default())
-        .with("idle_timeout", cluster.idle_timeout);
+        .with("idle_timeout", cluster.idle_timeout)
+        .with("retry_policy", next_address());
     Map::new()
         .with("name", route.name.as_str())
         .with("match", matching)
@@ -282,6 +305,25 @@ fn route(policy: &Policy, route: &Route, findings: &Findings) -> Tree {
             filter::typed_per_filter_config(policy, route),
         )
         .into()
+}
+
+/// Where one address cannot be connected to (the IPv6 one of a name, say), another is tried, as our host does.
+fn next_address() -> Map {
+    let predicate = Map::new()
+        .with("name", "envoy.retry_host_predicates.previous_hosts")
+        .with(
+            "typed_config",
+            Map::typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+        );
+    Map::new()
+        .with("retry_on", "connect-failure")
+        .with("num_retries", ADDRESS_RETRIES)
+        .with("retry_host_predicate", vec![predicate])
+        .with("host_selection_retry_max_attempts", 2 * ADDRESS_RETRIES)
+        .with(
+            "retry_back_off",
+            Map::new().with("base_interval", Duration::from_millis(1)),
+        )
 }
 
 fn access_log(log: &AccessLog) -> Option<Tree> {

@@ -125,7 +125,7 @@ fn preamble(policy: &Policy, scope: Scope) -> String {
             line("Check: envoy --mode validate -c envoy.yaml    Run: envoy -c envoy.yaml")
         }
         Scope::Filters => line(
-            "Put http_filters before the router of your HTTP connection manager, and what stands under routes into the routes of those names.",
+            "Put http_filters before the router of your HTTP connection manager, first_route before the routes of every virtual host, and what stands under routes into the routes of those names.",
         ),
     }
     if let (Some(workers), Scope::Bootstrap) = (policy.workers, scope) {
@@ -193,6 +193,7 @@ fn filters(policy: &Policy, findings: &Findings, modules: &Path) -> Tree {
     let routes: Vec<Tree> = routes.collect();
     Map::new()
         .with("http_filters", filter::http_filters(policy, modules))
+        .with("first_route", listener::refusal(policy))
         .maybe("routes", (!routes.is_empty()).then_some(routes))
         .into()
 }
