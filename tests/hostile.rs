@@ -236,7 +236,7 @@ fn a_reply_from_where_none_is_due() -> Result<()> {
 }
 
 /// Every hostcall of ABI 0.2.1 by its parameters: `i` for i32, `l` for i64.
-const HOSTCALLS: &[(&str, &str)] = &[
+pub(crate) const HOSTCALLS: &[(&str, &str)] = &[
     ("proxy_log", "iii"),
     ("proxy_get_log_level", "i"),
     ("proxy_get_current_time_nanoseconds", "i"),

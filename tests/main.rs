@@ -2,6 +2,7 @@
 
 mod bad_policy;
 mod bad_traffic;
+mod behaviour;
 mod cases;
 mod cli;
 mod envoy_batch;

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, rc::Rc};
 
+use bytes::Bytes;
+
 use crate::fields::{FieldList, Fields};
 
 /// One HTTP exchange, as its filters see it.
@@ -16,6 +18,8 @@ pub struct Exchange {
     pub response_trailers: Option<Box<dyn Fields>>,
     /// Facts, for properties.
     pub info: StreamInfo,
+    /// Why a response was made here, for property `response.code_details`.
+    pub(crate) local_details: Option<Bytes>,
 }
 
 impl Exchange {
@@ -27,6 +31,7 @@ impl Exchange {
             response_headers: None,
             response_trailers: None,
             info,
+            local_details: None,
         }
     }
 

@@ -102,6 +102,7 @@ pub(crate) enum Effective {
 /// The plugin's own context.
 #[derive(Default)]
 pub(crate) struct Root {
+    /// What the plugin told this host of itself.
     pub(crate) properties: Properties,
     /// Callouts in flight.
     pub(crate) calls: Vec<u32>,

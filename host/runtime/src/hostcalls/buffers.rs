@@ -145,14 +145,13 @@ pub(super) fn set_buffer_bytes(
     len: u32,
 ) -> Result<(), Failure> {
     let buffer = BufferType::from_u32(buffer).ok_or(Status::BadArgument)?;
-    let data = call.bytes(data, len)?;
-    let (context, direction) = match buffer {
-        BufferType::RequestBody | BufferType::ResponseBody => {
-            body(call, buffer)?.ok_or(Status::NotFound)?
-        }
+    let body = match buffer {
+        BufferType::RequestBody | BufferType::ResponseBody => body(call, buffer)?,
         // Immutable where it can be read, unavailable elsewhere.
-        _ => return readable(call, buffer as u32).and(Err(Status::BadArgument.into())),
+        _ => readable(call, buffer as u32).map(|_| None)?,
     };
+    let data = call.bytes(data, len)?;
+    let (context, direction) = body.ok_or(Status::BadArgument)?;
     let cell = context.cell()?;
     let mut body = cell
         .body(direction)

@@ -5,6 +5,7 @@ use crate::{
     abi::{Failure, Status},
     limits::PROPERTY_PATH_BYTES_MAX,
     property,
+    stream::Open,
 };
 
 pub(super) fn property(
@@ -21,23 +22,11 @@ pub(super) fn property(
         return Err(Status::NotFound.into());
     }
     let Some(context) = context else {
-        return match property::find(path, &spec, None) {
-            Ok(value) => call.give(value.as_bytes(), out, out_len),
-            Err(Status::NotFound) => {
-                let value = call
-                    .state()
-                    .root
-                    .properties
-                    .get(path)
-                    .cloned()
-                    .ok_or(Status::NotFound)?;
-                call.give(&value, out, out_len)
-            }
-            Err(status) => Err(status.into()),
-        };
+        let value = property::find(path, &spec, None, Open::default())?;
+        return call.give(value.as_bytes(), out, out_len);
     };
     let exchange = context.exchange()?;
-    match property::find(path, &spec, Some(&exchange)) {
+    match property::find(path, &spec, Some(&exchange), context.cell()?.open.get()) {
         Ok(value) => call.give(value.as_bytes(), out, out_len),
         Err(Status::NotFound) => {
             let properties = context
@@ -45,13 +34,18 @@ pub(super) fn property(
                 .properties
                 .try_borrow()
                 .map_err(|_| Status::InternalFailure)?;
-            let value = properties.get(path).cloned().ok_or(Status::NotFound)?;
+            let key = property::key(path).ok_or(Status::NotFound)?;
+            let value = properties.get(key).cloned().ok_or(Status::NotFound)?;
             call.give(&value, out, out_len)
         }
         Err(status) => Err(status.into()),
     }
 }
 
+/// What a plugin sets in its own context under this prefix is meant for this host; see [`Plugin`](crate::Plugin).
+const OWN_PREFIX: &[u8] = b"portcullis.";
+
+/// Only a stream has properties that can be set, as in Envoy.
 pub(super) fn set_property(
     call: &mut Call<'_>,
     path: u32,
@@ -73,7 +67,8 @@ pub(super) fn set_property(
             .try_borrow_mut()
             .map_err(|_| Status::InternalFailure)?
             .set(path, value)?,
-        None => state.root.properties.set(path, value)?,
+        None if path.starts_with(OWN_PREFIX) => state.root.properties.set(path, value)?,
+        None => return Err(Status::NotFound.into()),
     }
     Ok(())
 }

@@ -88,30 +88,34 @@ pub(super) fn call_foreign_function(
     results: u32,
     results_len: u32,
 ) -> Result<(), Failure> {
+    let embedder = Rc::clone(&call.state().owner.embedder);
+    let name = call.bytes(name, name_len)?;
+    let arguments = call.bytes(arguments, arguments_len)?;
+    let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
+    let answer = match embedder.foreign_function(name, arguments) {
+        Err(Status::NotFound) => return Err(Status::NotFound.into()),
+        Ok(result) if result.len() > FOREIGN_RESULT_BYTES_MAX => Err(Status::InternalFailure),
+        answer => answer,
+    };
     for place in [results, results_len] {
         if place != 0 {
             call.check_out(place)?;
         }
     }
-    let embedder = Rc::clone(&call.state().owner.embedder);
-    let name = call.bytes(name, name_len)?;
-    let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
-    let result = embedder.foreign_function(name, call.bytes(arguments, arguments_len)?)?;
-    if result.len() > FOREIGN_RESULT_BYTES_MAX {
-        return Err(Status::InternalFailure.into());
-    }
+    // As in Envoy, a function that fails has an empty result.
+    let result = answer.as_deref().unwrap_or_default();
     let len = u32::try_from(result.len()).map_err(|_| Status::InternalFailure)?;
     if results != 0 {
         let pointer = if len == 0 { 0 } else { call.allocate(len)? };
         if len > 0 {
-            call.write(pointer, &result)?;
+            call.write(pointer, result)?;
         }
         call.write_u32(results, pointer)?;
     }
     if results_len != 0 {
         call.write_u32(results_len, len)?;
     }
-    Ok(())
+    answer.map(|_| ()).map_err(Failure::from)
 }
 
 /// What a guest wrote to its standard output or error, one line end removed.
