@@ -9,6 +9,7 @@ mod envoy_batch;
 mod export;
 mod go_guest;
 mod hostile;
+mod hostile_modules;
 mod places;
 mod served;
 mod set_properties;

@@ -73,10 +73,21 @@ pub(crate) fn guest(version: Version) -> Result<Vec<u8>> {
             .chars()
             .map(|kind| if kind == 'l' { "i64" } else { "i32" })
             .collect();
-        let zeros: Vec<String> = types
+        let mut zeros: Vec<String> = types
             .iter()
             .map(|kind| format!("({kind}.const 0)"))
             .collect();
+        // A service of no bytes ends Envoy; one byte that is no message is refused.
+        if ["proxy_grpc_call", "proxy_grpc_stream"].contains(&name)
+            && let [pointer, len, ..] = &mut zeros[..]
+        {
+            (*pointer, *len) = ("(i32.const 16)".into(), "(i32.const 1)".into());
+        }
+        if name == "proxy_send_local_response"
+            && let [code, ..] = &mut zeros[..]
+        {
+            *code = "(i32.const 200)".into();
+        }
         writeln!(
             imports,
             "(import \"env\" \"{name}\" (func ${name} (param {}) (result i32)))",
@@ -94,6 +105,7 @@ pub(crate) fn guest(version: Version) -> Result<Vec<u8>> {
         r#"(module
 {imports}
 (memory (export "memory") 2)
+(data (i32.const 16) "\ff")
 (func (export "{}"))
 (func (export "malloc") (param i32) (result i32) (i32.const 65536))
 (func (export "proxy_on_configure") (param i32 i32) (result i32)

@@ -149,7 +149,11 @@ impl Scene {
             ("fragile", vec!["fragile"]),
         ];
         for guest in guests {
-            filters.push(json!({"name": guest.name, "module": guest.module, "configuration": guest.configuration}));
+            let mut filter = json!({"name": guest.name, "module": guest.module});
+            if !guest.configuration.is_null() {
+                filter["configuration"] = guest.configuration.clone();
+            }
+            filters.push(filter);
             ways.push((&guest.name, vec![&guest.name]));
         }
         let route = |name: &str, prefix: String, on: &[&str]| {
@@ -321,9 +325,10 @@ fn told(answer: Result<Answer>) -> String {
     let Ok(answer) = answer else {
         return "client: no whole answer".into();
     };
-    let is_problem = answer.text().contains("decision_id");
+    let text = answer.text();
+    let is_problem = text.contains("decision_id") || text.starts_with("upstream connect error");
     let mut line = format!("client: {}", answer.status);
-    // Our own refusals have a body, Envoy's have none: a thing of the proxies, not of their plugins.
+    // What a proxy says of its own to the client is none of its plugins' business.
     if !is_problem {
         let length = format!("; content-length: {}", answer.body.len());
         line.push_str(&shown(&answer.headers).replace(&length, ""));

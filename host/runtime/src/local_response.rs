@@ -58,6 +58,7 @@ impl LocalResponse {
         let mut headers = FieldList::new();
         exchange.response_trailers = None;
         exchange.local_details = Some(self.details);
+        exchange.info.response_code = Some(self.status);
         if is_grpc {
             headers.push(":status", "200");
             headers.push("content-type", "application/grpc");

@@ -10,6 +10,7 @@ use crate::{
     abi::{BufferType, Callback, Failure, Status},
     context::StreamContext,
     exchange::Direction,
+    fields::Fields as _,
     stream::Open,
 };
 
@@ -52,6 +53,7 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
                 .root
                 .answer
                 .as_ref()
+                .filter(|answer| !answer.headers.is_empty())
                 .ok_or(Status::NotFound)?
                 .body
                 .clone(),

@@ -41,8 +41,10 @@ impl Source {
     fn find(call: &Call<'_>, map: MapType) -> Result<Self, Status> {
         match map {
             MapType::HttpCallResponseHeaders | MapType::HttpCallResponseTrailers => {
-                let has_map = |answer: &&Rc<Answer>| {
-                    map == MapType::HttpCallResponseHeaders || !answer.trailers.is_empty()
+                // A call that broke has neither, one answered seldom has trailers.
+                let has_map = |answer: &&Rc<Answer>| match map {
+                    MapType::HttpCallResponseHeaders => !answer.headers.is_empty(),
+                    _ => !answer.trailers.is_empty(),
                 };
                 let answer = call.state().root.answer.as_ref();
                 let answer = answer.filter(has_map).ok_or(Status::BadArgument)?;

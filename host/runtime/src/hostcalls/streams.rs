@@ -60,11 +60,21 @@ pub(super) fn send_local_response(
         status,
         headers,
         body: Bytes::copy_from_slice(body),
-        details: Bytes::copy_from_slice(details.get(..LOCAL_DETAILS_BYTES_MAX).unwrap_or(details)),
+        details: one_word(details),
         grpc_status,
     });
     call.state_mut().wake();
     Ok(())
+}
+
+/// Details are for logs, where a blank parts fields: as in Envoy it becomes an underscore.
+fn one_word(details: &[u8]) -> Bytes {
+    let kept = details.get(..LOCAL_DETAILS_BYTES_MAX).unwrap_or(details);
+    let word = |byte: &u8| match byte {
+        b' ' | b'\t'..=b'\r' => b'_',
+        byte => *byte,
+    };
+    kept.iter().map(word).collect()
 }
 
 pub(super) fn continue_stream(call: &mut Call<'_>, stream: u32) -> Result<(), Failure> {
