@@ -194,6 +194,11 @@ impl Envoy {
         ask(self.admin, path)
     }
 
+    /// The process, to ask whether it has ended.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
     /// The process, for its log and its memory.
     #[must_use]
     pub fn process(&self) -> &Process {

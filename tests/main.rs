@@ -3,6 +3,7 @@
 mod ambiguous;
 mod bad_policy;
 mod bad_traffic;
+mod behaviour;
 mod cases;
 mod cli;
 mod envoy_batch;
@@ -13,6 +14,7 @@ mod foreign;
 mod go_guest;
 mod grpc;
 mod hostile;
+mod hostile_modules;
 mod languages;
 mod mtls;
 mod places;

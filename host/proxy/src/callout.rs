@@ -15,7 +15,8 @@ use crate::limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MAX};
 use crate::policy::UpstreamProtocol;
 use crate::upstream::{Upstream, UpstreamFault};
 
-/// Makes the call. No connection is Envoy's 503, no answer in time its 504, a broken or too large one a reset.
+/// Makes the call. As in Envoy: no connection, and one that breaks before the answer's headers, is a 503; no answer in time a 504; an
+/// answer that breaks off, or is too large, a reset.
 pub(crate) async fn call(upstream: &Rc<Upstream>, call: HttpCall) -> HttpCallResponse {
     let timeout = call.timeout.min(CALLOUT_TIMEOUT_MAX);
     let Some(request) = request_of(upstream, call) else {
@@ -32,8 +33,12 @@ pub(crate) async fn call(upstream: &Rc<Upstream>, call: HttpCall) -> HttpCallRes
     match answered.await {
         Ok(Ok(Some(answer))) => answer,
         Ok(Ok(None)) => HttpCallResponse::Reset,
-        Ok(Err(UpstreamFault::NoAddress | UpstreamFault::Connect)) => unavailable(),
-        Ok(Err(_)) => HttpCallResponse::Reset,
+        Ok(Err(UpstreamFault::NoAddress | UpstreamFault::Connect)) => {
+            unavailable("no healthy upstream")
+        }
+        Ok(Err(_)) => unavailable(
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+        ),
         Err(_) => HttpCallResponse::Timeout,
     }
 }
@@ -129,15 +134,16 @@ fn push_all(list: &mut FieldList, map: &HeaderMap) {
     }
 }
 
-/// What Envoy gives a plugin where no connection can be made.
-fn unavailable() -> HttpCallResponse {
+/// What Envoy gives a plugin where there is no answer.
+fn unavailable(body: &'static str) -> HttpCallResponse {
     let mut headers = FieldList::new();
     headers.push(
         ":status",
         StatusCode::SERVICE_UNAVAILABLE.as_str().to_owned(),
     );
+    headers.push("content-length", body.len().to_string());
     headers.push("content-type", "text/plain");
-    let body = Bytes::from_static(b"no healthy upstream");
+    let body = Bytes::from_static(body.as_bytes());
     let trailers = FieldList::new();
     HttpCallResponse::Answer {
         headers,

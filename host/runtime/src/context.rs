@@ -51,14 +51,15 @@ impl StreamContext {
             .map_err(|_| Status::InternalFailure)
     }
 
-    /// A map to read; `BadArgument` while it is not open.
+    /// A map to read; `BadArgument` while it is not open. Trailers that were made at the end of a body can be read from then on.
     pub(crate) fn map(&self, map: MapType) -> Result<Ref<'_, dyn Fields>, Status> {
-        if !self
-            .cell()?
-            .open
-            .get()
-            .has(Open::LOG.with(open_for(map).ok_or(Status::BadArgument)?))
-        {
+        let made = match map {
+            MapType::RequestTrailers => Open::NEW_REQUEST_TRAILERS,
+            MapType::ResponseTrailers => Open::NEW_RESPONSE_TRAILERS,
+            _ => Open::LOG,
+        };
+        let open = open_for(map).ok_or(Status::BadArgument)?;
+        if !self.cell()?.open.get().has(Open::LOG.with(made).with(open)) {
             return Err(Status::BadArgument);
         }
         let lent = Ref::filter_map(self.exchange()?, |exchange| match map {

@@ -6,6 +6,7 @@ use crate::{
     fields::{FieldList, Fields},
     filter_state::ConnectionState,
 };
+use bytes::Bytes;
 
 /// One HTTP exchange, as its filters see it.
 pub struct Exchange {
@@ -19,6 +20,8 @@ pub struct Exchange {
     pub response_trailers: Option<Box<dyn Fields>>,
     /// Facts, for properties.
     pub info: StreamInfo,
+    /// Why a response was made here, for property `response.code_details`.
+    pub(crate) local_details: Option<Bytes>,
 }
 
 impl Exchange {
@@ -30,6 +33,7 @@ impl Exchange {
             response_headers: None,
             response_trailers: None,
             info,
+            local_details: None,
         }
     }
 

@@ -188,6 +188,12 @@ pub(crate) fn object_path(name: &str, value: &str) -> Result<Vec<u8>, Status> {
     }
 }
 
+/// Whether this is the path of one of Envoy's objects.
+pub(crate) fn is_object(path: &[u8]) -> bool {
+    path.strip_prefix(b"filter_state\0")
+        .is_some_and(|name| OBJECTS.iter().any(|(known, _)| known.as_bytes() == name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,6 +62,8 @@ pub const HEADER_NAME_BYTES_MAX: usize = 256;
 
 /// Bytes of a local response's body. It is held in memory at once.
 pub const LOCAL_BODY_BYTES_MAX: usize = 1 << 20;
+/// Bytes kept of why a local response was sent; the rest is cut. It is a word for the log.
+pub const LOCAL_DETAILS_BYTES_MAX: usize = 256;
 
 /// Bytes of one log line; the rest is cut. A body or a token does not belong there.
 pub const LOG_BYTES_MAX: usize = 4096;

@@ -18,6 +18,8 @@ pub(crate) struct LocalResponse {
     /// Checked.
     pub(crate) headers: FieldList,
     pub(crate) body: Bytes,
+    /// Why, for property `response.code_details`.
+    pub(crate) details: Bytes,
     /// 0..=16; `None` has it derived from the status.
     pub(crate) grpc_status: Option<u8>,
 }
@@ -27,6 +29,7 @@ impl LocalResponse {
     pub(crate) fn problem(
         status: u16,
         title: &str,
+        details: &'static str,
         exchange: &Exchange,
         embedder: &dyn Embedder,
     ) -> Self {
@@ -42,6 +45,7 @@ impl LocalResponse {
             status,
             headers,
             body: body.into(),
+            details: Bytes::from_static(details.as_bytes()),
             grpc_status: None,
         }
     }
@@ -53,6 +57,8 @@ impl LocalResponse {
         let is_head = request.get(b":method") == Some(b"HEAD");
         let mut headers = FieldList::new();
         exchange.response_trailers = None;
+        exchange.local_details = Some(self.details);
+        exchange.info.response_code = Some(self.status);
         if is_grpc {
             headers.push(":status", "200");
             headers.push("content-type", "application/grpc");
@@ -114,7 +120,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
 }
 
 /// What a client of gRPC reads for an HTTP status, as Envoy maps it.
-fn grpc_status(status: u16) -> u8 {
+pub(crate) fn grpc_status(status: u16) -> u8 {
     match status {
         200 => 0,
         400 => 13,

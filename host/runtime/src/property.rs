@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use crate::{
     abi::Status,
     exchange::{Exchange, Protocol, TlsInfo},
+    filter_state, local_response,
     spec::PluginSpec,
+    stream::Open,
 };
 
 /// A value to hand out: borrowed where it can be.
@@ -51,12 +53,28 @@ impl From<SocketAddr> for Value<'_> {
     }
 }
 
-/// The value at `path`. `exchange` is absent in a root context; `names` are lower-case for header look-ups.
+/// The key of a property that a plugin set: Envoy looks up the first segment alone, so a key with a NUL in it is never found again.
+/// What it set also stands in the filter state, under this prefix.
+pub(crate) fn key(path: &[u8]) -> Option<&[u8]> {
+    let path = path.strip_suffix(b"\0").unwrap_or(path);
+    if filter_state::is_object(path) {
+        return Some(path);
+    }
+    let key = path.strip_prefix(b"filter_state\0wasm.").unwrap_or(path);
+    (!key.contains(&0)).then_some(key)
+}
+
+/// The value at `path`. `exchange` is absent in a root context. What comes from a map is found while the filter is shown that map.
 pub(crate) fn find<'a>(
     path: &[u8],
     spec: &'a PluginSpec,
     exchange: Option<&'a Exchange>,
+    open: Open,
 ) -> Result<Value<'a>, Status> {
+    // An empty path, and a bare map: Envoy cannot serialize those.
+    if path.is_empty() {
+        return Err(Status::SerializationFailure);
+    }
     let path = path.strip_suffix(b"\0").unwrap_or(path);
     let mut segments = path.splitn(3, |byte| *byte == 0);
     let (root, leaf, rest) = (
@@ -64,16 +82,12 @@ pub(crate) fn find<'a>(
         segments.next(),
         segments.next(),
     );
-    // An empty path, and a bare map: Envoy cannot serialize those.
-    if root.is_empty() {
-        return Err(Status::SerializationFailure);
-    }
     let found = match (root, leaf, rest) {
         (b"plugin_name", None, _) => Some(Value::from(spec.name.as_str())),
         (b"plugin_root_id", None, _) => Some(Value::from(spec.root_id.as_str())),
         (b"plugin_vm_id", None, _) => Some(Value::from(spec.vm_id.as_str())),
         _ => match exchange {
-            Some(exchange) => of_exchange(root, leaf, rest, exchange)?,
+            Some(exchange) => of_exchange(root, leaf, rest, exchange, open)?,
             None => None,
         },
     };
@@ -85,6 +99,7 @@ fn of_exchange<'a>(
     leaf: Option<&[u8]>,
     rest: Option<&[u8]>,
     exchange: &'a Exchange,
+    open: Open,
 ) -> Result<Option<Value<'a>>, Status> {
     let info = &exchange.info;
     if root == b"connection_id" && leaf.is_none() {
@@ -100,10 +115,10 @@ fn of_exchange<'a>(
     let source = info.connection.source;
     let destination = info.connection.destination;
     Ok(match (root, rest) {
-        (b"request" | b"response", Some(name)) => of_header(root, leaf, name, exchange),
+        (b"request" | b"response", Some(name)) => of_header(root, leaf, name, exchange, open),
         (_, Some(_)) => None,
-        (b"request", None) => of_request(leaf, exchange)?,
-        (b"response", None) => of_response(leaf, exchange)?,
+        (b"request", None) => of_request(leaf, exchange, open)?,
+        (b"response", None) => of_response(leaf, exchange, open)?,
         (b"source", None) => of_address(leaf, source),
         (b"destination", None) => of_address(leaf, destination),
         (b"connection", None) => match leaf {
@@ -111,12 +126,14 @@ fn of_exchange<'a>(
             b"mtls" => Some(Value::Bool(
                 info.connection.tls.as_ref().is_some_and(|tls| tls.mtls),
             )),
-            _ => info
-                .connection
-                .tls
-                .as_ref()
-                .and_then(|tls| of_tls(leaf, tls)),
+            _ => match &info.connection.tls {
+                Some(tls) => of_tls(leaf, tls),
+                None => (leaf == b"requested_server_name").then(|| "".into()),
+            },
         },
+        (b"upstream", None) if leaf == b"transport_failure_reason" => {
+            info.upstream_address.map(|_| "".into())
+        }
         (b"upstream", None) => info
             .upstream_address
             .and_then(|address| of_address(leaf, address)),
@@ -136,15 +153,22 @@ fn of_header<'a>(
     leaf: &[u8],
     name: &[u8],
     exchange: &'a Exchange,
+    open: Open,
 ) -> Option<Value<'a>> {
-    let map = match (root, leaf) {
-        (b"request", b"headers") => Some(&exchange.request_headers),
-        (b"request", b"trailers") => exchange.request_trailers.as_ref(),
-        (b"response", b"headers") => exchange.response_headers.as_ref(),
-        (b"response", b"trailers") => exchange.response_trailers.as_ref(),
-        _ => None,
-    }?;
-    let name = name.to_ascii_lowercase();
+    let (map, opened) = match (root, leaf) {
+        (b"request", b"headers") => (Some(&exchange.request_headers), Open::REQUEST_HEADERS),
+        (b"request", b"trailers") => (exchange.request_trailers.as_ref(), Open::REQUEST_TRAILERS),
+        (b"response", b"headers") => (exchange.response_headers.as_ref(), Open::RESPONSE_HEADERS),
+        (b"response", b"trailers") => {
+            (exchange.response_trailers.as_ref(), Open::RESPONSE_TRAILERS)
+        }
+        _ => return None,
+    };
+    let map = map.filter(|_| open.has(opened.with(Open::LOG)))?;
+    let mut name = name.to_ascii_lowercase();
+    if opened == Open::REQUEST_HEADERS && name == b"host" {
+        name = b":authority".to_vec();
+    }
     let first = map.get(&name)?;
     let mut joined: Option<Vec<u8>> = None;
     let mut seen = 0;
@@ -161,8 +185,19 @@ fn of_header<'a>(
     Some(joined.map_or(Value::Bytes(first), Value::Owned))
 }
 
-fn of_request<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a>>, Status> {
+fn of_request<'a>(
+    leaf: &[u8],
+    exchange: &'a Exchange,
+    open: Open,
+) -> Result<Option<Value<'a>>, Status> {
     let headers = &exchange.request_headers;
+    let is_fact = matches!(
+        leaf,
+        b"protocol" | b"time" | b"duration" | b"size" | b"total_size"
+    );
+    if !is_fact && !open.has(Open::REQUEST_HEADERS.with(Open::LOG)) {
+        return Ok(None);
+    }
     let header = |name: &[u8]| headers.get(name).map(Value::Bytes);
     let path = || headers.get(b":path");
     Ok(match leaf {
@@ -190,12 +225,19 @@ fn of_request<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a
     })
 }
 
-fn of_response<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'a>>, Status> {
+fn of_response<'a>(
+    leaf: &[u8],
+    exchange: &'a Exchange,
+    open: Open,
+) -> Result<Option<Value<'a>>, Status> {
+    let is_shown = open.has(Open::RESPONSE_HEADERS.with(Open::LOG));
     Ok(match leaf {
         b"code" => exchange
             .info
             .response_code
             .map(|code| u64::from(code).into()),
+        b"code_details" => code_details(exchange).map(Value::Bytes),
+        b"grpc_status" => grpc_status(exchange).map(Value::from),
         b"flags" => Some(exchange.info.response_flags.into()),
         b"size" => Some(exchange.info.response_size.into()),
         b"total_size" => {
@@ -206,10 +248,39 @@ fn of_response<'a>(leaf: &[u8], exchange: &'a Exchange) -> Result<Option<Value<'
             Some((exchange.info.response_size + headers as u64).into())
         }
         b"headers" => match &exchange.response_headers {
-            Some(headers) => Some(Value::Owned(serialized(headers.as_ref())?)),
-            None => None,
+            Some(headers) if is_shown => Some(Value::Owned(serialized(headers.as_ref())?)),
+            _ => None,
         },
         _ => None,
+    })
+}
+
+/// Who answered, and why.
+fn code_details(exchange: &Exchange) -> Option<&[u8]> {
+    let local = exchange.local_details.as_deref();
+    local.or_else(|| {
+        exchange
+            .response_headers
+            .as_ref()
+            .map(|_| &b"via_upstream"[..])
+    })
+}
+
+/// What the answer says, in its trailers or its headers, or what its code stands for.
+fn grpc_status(exchange: &Exchange) -> Option<u64> {
+    let said = [&exchange.response_trailers, &exchange.response_headers]
+        .into_iter()
+        .flatten()
+        .find_map(|map| {
+            std::str::from_utf8(map.get(b"grpc-status")?)
+                .ok()?
+                .parse()
+                .ok()
+        });
+    said.or_else(|| match exchange.info.response_code? {
+        // Without a status of its own an answer is no success.
+        200 => Some(2),
+        code => Some(local_response::grpc_status(code).into()),
     })
 }
 
@@ -341,7 +412,12 @@ mod tests {
             path: &str,
             expected: Result<&[u8], Status>,
         ) {
-            let found = find(path.replace('.', "\0").as_bytes(), spec, Some(exchange));
+            let found = find(
+                path.replace('.', "\0").as_bytes(),
+                spec,
+                Some(exchange),
+                Open::LOG,
+            );
             assert_eq!(
                 found.as_ref().map(Value::as_bytes).map_err(|s| *s),
                 expected,
@@ -402,16 +478,16 @@ mod tests {
         check(&spec, &plain, "connection.tls_version", not_found);
         check(&spec, &plain, "connection.mtls", Ok(&[0]));
         assert_eq!(
-            find(b"request.path", &spec, Some(&plain)),
+            find(b"request.path", &spec, Some(&plain), Open::LOG),
             not_found.map(Value::Bytes),
             "a dotted single string"
         );
         assert_eq!(
-            find(b"request\0path", &spec, None),
+            find(b"request\0path", &spec, None, Open::LOG),
             not_found.map(Value::Bytes),
             "a root context"
         );
-        let pairs = find(b"request\0headers", &spec, Some(&plain)).unwrap();
+        let pairs = find(b"request\0headers", &spec, Some(&plain), Open::LOG).unwrap();
         assert_eq!(
             crate::pairs::decode(pairs.as_bytes()).unwrap().len(),
             plain.request_headers.len()

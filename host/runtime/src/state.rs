@@ -103,6 +103,7 @@ pub(crate) enum Effective {
 /// The plugin's own context.
 #[derive(Default)]
 pub(crate) struct Root {
+    /// What the plugin told this host of itself.
     pub(crate) properties: Properties,
     pub(crate) declarations: Declarations,
     /// Callouts in flight.

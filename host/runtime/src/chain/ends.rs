@@ -40,6 +40,7 @@ impl HttpStream {
         let local = LocalResponse::problem(
             503,
             "Service Unavailable",
+            "wasm_fail_stream",
             &self.cell.exchange.borrow(),
             filter.plugin.embedder(),
         );
@@ -51,13 +52,14 @@ impl HttpStream {
         let Some(filter) = self.filters.plugins.get(index) else {
             return self.finished_with(Progress::Reset);
         };
-        let (status, title) = match direction {
-            Direction::Request => (413, "Content Too Large"),
-            Direction::Response => (500, "Internal Server Error"),
+        let (status, title, details) = match direction {
+            Direction::Request => (413, "Content Too Large", "request_payload_too_large"),
+            Direction::Response => (500, "Internal Server Error", "response_payload_too_large"),
         };
         let local = LocalResponse::problem(
             status,
             title,
+            details,
             &self.cell.exchange.borrow(),
             filter.plugin.embedder(),
         );
@@ -161,7 +163,8 @@ impl HttpStream {
                 continue;
             };
             if !cell.broken.get() {
-                cell.open.set(Open::LOG);
+                // Nothing is shown any more.
+                cell.open.set(Open::default());
                 let context = StreamContext {
                     stream: Rc::clone(&self.cell),
                     filter: index,

@@ -11,6 +11,7 @@ use crate::{
     body::Body,
     context::StreamContext,
     exchange::Direction,
+    fields::Fields as _,
     limits::GRPC_MESSAGE_BYTES_MAX,
     state::Received,
     stream::Open,
@@ -59,6 +60,7 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
                 .root
                 .answer
                 .as_ref()
+                .filter(|answer| !answer.headers.is_empty())
                 .ok_or(Status::NotFound)?
                 .body
                 .clone(),
@@ -154,19 +156,20 @@ pub(super) fn set_buffer_bytes(
     len: u32,
 ) -> Result<(), Failure> {
     let buffer = BufferType::from_u32(buffer).ok_or(Status::BadArgument)?;
-    let data = call.bytes(data, len)?;
-    let (context, direction) = match buffer {
+    let body = match buffer {
         BufferType::RequestBody
         | BufferType::ResponseBody
         | BufferType::DownstreamData
-        | BufferType::UpstreamData => body(call, buffer)?.ok_or(Status::NotFound)?,
+        | BufferType::UpstreamData => body(call, buffer)?,
         BufferType::GrpcReceive => {
-            let data = Bytes::copy_from_slice(data);
+            let data = Bytes::copy_from_slice(call.bytes(data, len)?);
             return set_message(call, start, size, &data);
         }
         // Immutable where it can be read, unavailable elsewhere.
-        _ => return readable(call, buffer as u32).and(Err(Status::BadArgument.into())),
+        _ => readable(call, buffer as u32).map(|_| None)?,
     };
+    let data = call.bytes(data, len)?;
+    let (context, direction) = body.ok_or(Status::BadArgument)?;
     let cell = context.cell()?;
     let mut body = cell
         .body(direction)

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Call, http_fields::checked_pairs};
+use super::{
+    Call,
+    http_fields::{checked_pairs_or_none, known_as},
+};
 use crate::{
-    abi::{Failure, Status},
+    abi::{Failure, MapType, Status},
     callout::{CalloutId, CalloutKind, HttpCall, is_complete},
     fields::FieldList,
     limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX, CALLOUTS_MAX},
@@ -30,14 +33,17 @@ pub(super) fn http_call(
     let cluster = std::str::from_utf8(call.bytes(cluster, cluster_len)?)
         .map_err(|_| Status::BadArgument)?
         .to_owned();
-    let headers = list(call.bytes(headers, headers_len)?)?;
+    let headers = call.bytes(headers, headers_len)?;
     let body = Bytes::copy_from_slice(call.bytes(body, body_len)?);
-    let trailers = list(call.bytes(trailers, trailers_len)?)?;
+    let trailers = call.bytes(trailers, trailers_len)?;
+    let lists = list(headers).and_then(|headers| Ok((headers, list(trailers)?)));
     call.write_u32(out, 0)?;
+    let (headers, trailers) = lists?;
     let state = call.state_mut();
     if !state.owner.spec.clusters.contains(&cluster)
         || !is_complete(&headers)
         || body.len() > CALLOUT_BODY_BYTES_MAX
+        || i32::try_from(timeout_ms).is_err()
     {
         return Err(Status::BadArgument.into());
     }
@@ -48,7 +54,12 @@ pub(super) fn http_call(
     if state.root.calls.contains(&id) {
         return Err(Status::InternalFailure.into());
     }
-    let timeout = Duration::from_millis(u64::from(timeout_ms.clamp(1, CALLOUT_TIMEOUT_MS_MAX)));
+    // 0 asks for no bound; it gets ours.
+    let timeout_ms = match timeout_ms {
+        0 => CALLOUT_TIMEOUT_MS_MAX,
+        ms => ms.min(CALLOUT_TIMEOUT_MS_MAX),
+    };
+    let timeout = Duration::from_millis(u64::from(timeout_ms));
     let request = HttpCall {
         cluster,
         headers,
@@ -65,9 +76,11 @@ pub(super) fn http_call(
     call.write_u32(out, id)
 }
 
+/// As in Envoy, bytes that are no pairs count as none, and what no message can carry fails the call.
 fn list(pairs: &[u8]) -> Result<FieldList, Status> {
     let mut list = FieldList::new();
-    for (name, value) in checked_pairs(pairs)? {
+    for (name, value) in checked_pairs_or_none(pairs).map_err(|_| Status::InternalFailure)? {
+        let name = known_as(MapType::RequestHeaders, &name);
         list.push(Bytes::copy_from_slice(&name), Bytes::copy_from_slice(value));
     }
     Ok(list)

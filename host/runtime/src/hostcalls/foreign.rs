@@ -54,44 +54,47 @@ pub(super) fn call_foreign_function(
     results: u32,
     results_len: u32,
 ) -> Result<(), Failure> {
+    let embedder = Rc::clone(&call.state().owner.embedder);
+    let name = call.bytes(name, name_len)?;
+    let arguments = call.bytes(arguments, arguments_len)?;
+    let answer = match name {
+        b"clear_route_cache" => streams::clear_route_cache(call).map(|()| Vec::new()),
+        b"declare_property" => DeclarePropertyArguments::decode(arguments)
+            .map_err(|_| Status::BadArgument.into())
+            .and_then(|arguments| declare_property(call, &arguments)),
+        b"set_envoy_filter_state" => SetEnvoyFilterStateArguments::decode(arguments)
+            .map_err(|_| Status::BadArgument.into())
+            .and_then(|arguments| set_envoy_filter_state(call, &arguments)),
+        _ => {
+            let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
+            match embedder.foreign_function(name, arguments) {
+                Err(Status::NotFound) => return Err(Status::NotFound.into()),
+                Ok(result) if result.len() > FOREIGN_RESULT_BYTES_MAX => {
+                    Err(Status::InternalFailure.into())
+                }
+                answer => answer.map_err(Failure::from),
+            }
+        }
+    };
     for place in [results, results_len] {
         if place != 0 {
             call.check_out(place)?;
         }
     }
-    let embedder = Rc::clone(&call.state().owner.embedder);
-    let name = call.bytes(name, name_len)?;
-    let arguments = call.bytes(arguments, arguments_len)?;
-    let result = match name {
-        b"clear_route_cache" => streams::clear_route_cache(call).map(|()| Vec::new())?,
-        b"declare_property" => {
-            let arguments = DeclarePropertyArguments::decode(arguments);
-            declare_property(call, &arguments.map_err(|_| Status::BadArgument)?)?
-        }
-        b"set_envoy_filter_state" => {
-            let arguments = SetEnvoyFilterStateArguments::decode(arguments);
-            set_envoy_filter_state(call, &arguments.map_err(|_| Status::BadArgument)?)?
-        }
-        _ => {
-            let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
-            embedder.foreign_function(name, arguments)?
-        }
-    };
-    if result.len() > FOREIGN_RESULT_BYTES_MAX {
-        return Err(Status::InternalFailure.into());
-    }
+    // As in Envoy, a function that fails has an empty result.
+    let result = answer.as_deref().unwrap_or_default();
     let len = u32::try_from(result.len()).map_err(|_| Status::InternalFailure)?;
     if results != 0 {
         let pointer = if len == 0 { 0 } else { call.allocate(len)? };
         if len > 0 {
-            call.write(pointer, &result)?;
+            call.write(pointer, result)?;
         }
         call.write_u32(results, pointer)?;
     }
     if results_len != 0 {
         call.write_u32(results_len, len)?;
     }
-    Ok(())
+    answer.map(|_| ())
 }
 
 /// Holds for what the plugin sets from now on. In a stream's callback it holds for nothing: Envoy looks only at what the plugin itself declared.

@@ -43,12 +43,13 @@ impl Source {
     fn find(call: &Call<'_>, map: MapType) -> Result<Self, Status> {
         match map {
             MapType::HttpCallResponseHeaders | MapType::HttpCallResponseTrailers => {
-                let answer = call
-                    .state()
-                    .root
-                    .answer
-                    .as_ref()
-                    .ok_or(Status::BadArgument)?;
+                // A call that broke has neither, one answered seldom has trailers.
+                let has_map = |answer: &&Rc<Answer>| match map {
+                    MapType::HttpCallResponseHeaders => !answer.headers.is_empty(),
+                    _ => !answer.trailers.is_empty(),
+                };
+                let answer = call.state().root.answer.as_ref();
+                let answer = answer.filter(has_map).ok_or(Status::BadArgument)?;
                 Ok(Self::Answer(Rc::clone(answer), map))
             }
             MapType::GrpcInitialMetadata | MapType::GrpcTrailingMetadata => {
@@ -74,6 +75,14 @@ impl Source {
     }
 }
 
+/// The name under which a map has a field: in lower case, and as in Envoy a request's `host` is its `:authority`.
+pub(super) fn known_as(map: MapType, name: &[u8]) -> Cow<'_, [u8]> {
+    match lower(name) {
+        name if map == MapType::RequestHeaders && *name == *b"host" => Cow::Borrowed(b":authority"),
+        name => name,
+    }
+}
+
 fn known(map: u32) -> Result<MapType, Status> {
     MapType::from_u32(map).ok_or(Status::BadArgument)
 }
@@ -91,7 +100,7 @@ pub(super) fn header_map_value(
     let name = call.bytes(key, key_len)?;
     let source = source?;
     let lent = source.lend()?;
-    match lent.fields().get(&lower(name)) {
+    match lent.fields().get(&known_as(map, name)) {
         Some(value) => call.give(value, out, out_len),
         None if call.state().abi == AbiVersion::V0_1_0 => call.give(&[], out, out_len),
         None => Err(Status::NotFound.into()),
@@ -191,7 +200,7 @@ fn change(
     act: impl FnOnce(&Call<'_>, &StreamCell, &mut dyn Fields, &[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let map = known(map)?;
-    let name = lower(call.bytes(key, key_len)?);
+    let name = known_as(map, call.bytes(key, key_len)?);
     let context = call.stream().ok_or(Status::BadArgument)?;
     let mut fields = context.map_mut(map)?;
     act(call, &context.stream, &mut *fields, &name)
@@ -224,7 +233,11 @@ pub(super) fn set_header_map_pairs(
     let mut fields = context.map_mut(map)?;
     fields.clear();
     for (name, value) in pairs {
-        fields.add(&name, value).map_err(|_| Status::BadArgument)?;
+        let added = match known_as(map, &name) {
+            name if name.starts_with(b":") => fields.replace(&name, value),
+            name => fields.add(&name, value),
+        };
+        added.map_err(|_| Status::BadArgument)?;
     }
     Ok(())
 }
@@ -234,7 +247,21 @@ pub(super) type LowerPair<'a> = (Cow<'a, [u8]>, &'a [u8]);
 
 /// Pairs from a guest, each name lower-cased, each name and value valid, all together within the bounds of a map.
 pub(super) fn checked_pairs(bytes: &[u8]) -> Result<Vec<LowerPair<'_>>, Status> {
-    let pairs = pairs::decode(bytes).map_err(|_| Status::BadArgument)?;
+    check_pairs(
+        pairs::decode(bytes).map_err(|_| Status::BadArgument)?,
+        bytes,
+    )
+}
+
+/// The same where bytes that are no pairs at all count as none, as in Envoy.
+pub(super) fn checked_pairs_or_none(bytes: &[u8]) -> Result<Vec<LowerPair<'_>>, Status> {
+    check_pairs(pairs::decode(bytes).unwrap_or_default(), bytes)
+}
+
+fn check_pairs<'a>(
+    pairs: Vec<(&'a [u8], &'a [u8])>,
+    bytes: &[u8],
+) -> Result<Vec<LowerPair<'a>>, Status> {
     if pairs.len() > HEADERS_MAX || bytes.len() > HEADER_BYTES_MAX {
         return Err(Status::BadArgument);
     }

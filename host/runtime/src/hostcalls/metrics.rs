@@ -42,7 +42,16 @@ fn find<'a>(call: &'a Call<'_>, id: u32) -> Result<&'a Arc<Metric>, Status> {
         .ok_or(Status::NotFound)
 }
 
+/// Histograms, and what the low bits know as no kind at all, have no one value. Envoy looks at these bits first.
+fn check_has_value(id: u32) -> Result<(), Status> {
+    match id & 3 {
+        0 | 1 => Ok(()),
+        _ => Err(Status::BadArgument),
+    }
+}
+
 pub(super) fn increment_metric(call: &mut Call<'_>, id: u32, delta: i64) -> Result<(), Failure> {
+    check_has_value(id)?;
     Ok(find(call, id)?.increment(delta)?)
 }
 
@@ -52,6 +61,7 @@ pub(super) fn record_metric(call: &mut Call<'_>, id: u32, value: u64) -> Result<
 }
 
 pub(super) fn metric(call: &mut Call<'_>, id: u32, out: u32) -> Result<(), Failure> {
+    check_has_value(id)?;
     let value = find(call, id)?.value()?;
     call.write(out, &value.to_le_bytes())
 }

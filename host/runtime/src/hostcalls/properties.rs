@@ -6,6 +6,7 @@ use crate::{
     filter_state,
     limits::PROPERTY_PATH_BYTES_MAX,
     property,
+    stream::Open,
 };
 
 pub(super) fn property(
@@ -22,23 +23,11 @@ pub(super) fn property(
         return Err(Status::NotFound.into());
     }
     let Some(context) = context else {
-        return match property::find(path, &spec, None) {
-            Ok(value) => call.give(value.as_bytes(), out, out_len),
-            Err(Status::NotFound) => {
-                let value = call
-                    .state()
-                    .root
-                    .properties
-                    .get(path)
-                    .cloned()
-                    .ok_or(Status::NotFound)?;
-                call.give(&value, out, out_len)
-            }
-            Err(status) => Err(status.into()),
-        };
+        let value = property::find(path, &spec, None, Open::default())?;
+        return call.give(value.as_bytes(), out, out_len);
     };
     let exchange = context.exchange()?;
-    match property::find(path, &spec, Some(&exchange)) {
+    match property::find(path, &spec, Some(&exchange), context.cell()?.open.get()) {
         Ok(value) => call.give(value.as_bytes(), out, out_len),
         Err(Status::NotFound) => {
             let properties = context
@@ -46,10 +35,12 @@ pub(super) fn property(
                 .properties
                 .try_borrow()
                 .map_err(|_| Status::InternalFailure)?;
+            // Envoy's own objects stand under a path of two segments, what plugins set under one.
+            let key = property::key(path).ok_or(Status::NotFound)?;
             let value = properties
-                .get(path)
+                .get(key)
                 .cloned()
-                .or_else(|| exchange.info.connection.state.get(path))
+                .or_else(|| exchange.info.connection.state.get(key))
                 .ok_or(Status::NotFound)?;
             call.give(&value, out, out_len)
         }
@@ -57,6 +48,10 @@ pub(super) fn property(
     }
 }
 
+/// What a plugin sets in its own context under this prefix is meant for this host; see [`Plugin`](crate::Plugin).
+const OWN_PREFIX: &[u8] = b"portcullis.";
+
+/// Only a stream has properties that can be set, as in Envoy.
 pub(super) fn set_property(
     call: &mut Call<'_>,
     path: u32,
@@ -79,7 +74,8 @@ pub(super) fn set_property(
             value,
             state.root.declarations.of(path),
         )?,
-        None => state.root.properties.set(path, value, false)?,
+        None if path.starts_with(OWN_PREFIX) => state.root.properties.set(path, value, false)?,
+        None => return Err(Status::NotFound.into()),
     }
     Ok(())
 }

@@ -66,7 +66,6 @@ pub(super) fn resolve_shared_queue(
     len: u32,
     out: u32,
 ) -> Result<(), Failure> {
-    call.check_out(out)?;
     let owner = &call.state().owner;
     let name = call.bytes(name, len)?;
     let vm_id = match call.bytes(vm_id, vm_id_len)? {

@@ -6,12 +6,12 @@
 
 use bytes::Bytes;
 
-use super::{Call, http_fields::checked_pairs};
+use super::{Call, http_fields::checked_pairs_or_none};
 use crate::{
     abi::{Failure, Status, StreamType},
     exchange::Direction,
     fields::FieldList,
-    limits::LOCAL_BODY_BYTES_MAX,
+    limits::{LOCAL_BODY_BYTES_MAX, LOCAL_DETAILS_BYTES_MAX},
     local_response::LocalResponse,
     stream::{Asked, Open},
 };
@@ -28,9 +28,9 @@ pub(super) fn send_local_response(
     headers_len: u32,
     grpc_status: u32,
 ) -> Result<(), Failure> {
-    call.bytes(details, details_len)?;
+    let details = call.bytes(details, details_len)?;
     let body = call.bytes(body, body_len)?;
-    let pairs = checked_pairs(call.bytes(headers, headers_len)?)?;
+    let pairs = checked_pairs_or_none(call.bytes(headers, headers_len)?)?;
     let status = u16::try_from(code)
         .ok()
         .filter(|code| (200..=599).contains(code))
@@ -60,10 +60,21 @@ pub(super) fn send_local_response(
         status,
         headers,
         body: Bytes::copy_from_slice(body),
+        details: one_word(details),
         grpc_status,
     });
     call.state_mut().wake();
     Ok(())
+}
+
+/// Details are for logs, where a blank parts fields: as in Envoy it becomes an underscore.
+fn one_word(details: &[u8]) -> Bytes {
+    let kept = details.get(..LOCAL_DETAILS_BYTES_MAX).unwrap_or(details);
+    let word = |byte: &u8| match byte {
+        b' ' | b'\t'..=b'\r' => b'_',
+        byte => *byte,
+    };
+    kept.iter().map(word).collect()
 }
 
 /// As in Envoy: what comes from an upstream cannot be resumed, and a type that the stream is not of does nothing.

@@ -1,0 +1,7 @@
+;; Calls far behind the end of a table.
+(table 1 funcref)
+(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+  (call $judge)
+  (if (global.get $guilt) (then
+    (call_indirect (i32.const 0xffffffff))))
+  (i32.const 0))

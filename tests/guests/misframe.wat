@@ -1,0 +1,16 @@
+;; Says of request and answer that they end elsewhere than they do.
+(import "env" "proxy_replace_header_map_value" (func $replace (param i32 i32 i32 i32 i32) (result i32)))
+(data (i32.const 128) "content-length")
+(data (i32.const 144) "transfer-encoding")
+(data (i32.const 168) "chunked")
+(data (i32.const 176) "3")
+(data (i32.const 184) "connection")
+(data (i32.const 200) "content-length, x-crime, te")
+(func $lie (param $map i32)
+  (if (global.get $guilt) (then
+    (drop (call $replace (local.get $map) (i32.const 128) (i32.const 14) (i32.const 176) (i32.const 1)))
+    (drop (call $replace (local.get $map) (i32.const 144) (i32.const 17) (i32.const 168) (i32.const 7)))
+    (drop (call $add_header (local.get $map) (i32.const 128) (i32.const 14) (i32.const 176) (i32.const 1)))
+    (drop (call $add_header (local.get $map) (i32.const 184) (i32.const 10) (i32.const 200) (i32.const 27))))))
+(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (call $judge) (call $lie (i32.const 0)) (i32.const 0))
+(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (call $lie (i32.const 2)) (i32.const 0))

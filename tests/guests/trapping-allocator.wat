@@ -1,0 +1,8 @@
+;; Its allocator traps, in the midst of a hostcall.
+(func (export "proxy_on_memory_allocate") (param i32) (result i32)
+  (if (global.get $guilt) (then unreachable))
+  (i32.const 65536))
+(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+  (call $judge)
+  (call $judge)
+  (i32.const 0))
