@@ -23,6 +23,7 @@ use portcullis_tests::http1::{Answer, Request, read_answer, read_request_body};
 use portcullis_tests::raw_upstream::RawUpstream;
 use serde_json::json;
 
+use crate::hostile_guests::GALLERY;
 use crate::served::Served;
 
 /// A host that serves one guest of two pages must not grow beyond this, whatever the guest does.
@@ -33,7 +34,7 @@ const COUNTED_BOUND: Duration = Duration::from_secs(10);
 
 /// What the request that asked for the crime may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// 503: the VM is gone, and the request is refused.
     Refused,
     /// 200: what the guest did came to nothing.
@@ -45,69 +46,6 @@ enum Verdict {
 }
 
 use Verdict::{Held, Passes, Refused, Whatever};
-
-/// The guests of the folder: what the criminal request gets, and whether the VM is lost and so counted.
-const GALLERY: &[(&str, Verdict, bool)] = &[
-    ("loop", Refused, true),
-    ("allocate", Refused, true),
-    ("allocate-for-ever", Refused, true),
-    ("recurse", Refused, true),
-    ("wild-allocator", Whatever, false),
-    ("looping-allocator", Refused, true),
-    ("reentrant-allocator", Whatever, false),
-    ("reply-in-log", Passes, false),
-    ("reply-in-body", Whatever, false),
-    ("reply-nonsense", Whatever, false),
-    ("pause-for-ever", Held, false),
-    ("flood-log", Refused, true),
-    ("flood-metrics", Refused, true),
-    ("flood-shared-data", Refused, true),
-    ("flood-queue", Refused, true),
-    ("flood-properties", Refused, true),
-    ("flood-headers", Refused, true),
-    ("flood-body", Whatever, true),
-    ("flood-callouts", Refused, true),
-    ("flood-ticks", Passes, true),
-    ("split-response", Whatever, false),
-    ("grow-table", Refused, true),
-    ("grow-and-touch", Refused, true),
-    ("grow-at-once", Refused, true),
-    ("recurse-through-table", Refused, true),
-    ("call-nothing", Refused, true),
-    ("call-beyond-table", Refused, true),
-    ("call-as-another", Refused, true),
-    ("divide-by-nothing", Refused, true),
-    ("convert-nothing", Refused, true),
-    ("copy-beyond-memory", Refused, true),
-    ("write-beyond-memory", Refused, true),
-    ("null-allocator", Passes, false),
-    ("overlapping-allocator", Passes, false),
-    ("growing-allocator", Passes, false),
-    ("trapping-allocator", Refused, true),
-    ("replying-allocator", Refused, true),
-    ("exit", Refused, true),
-    ("random-gigabytes", Passes, false),
-    ("act-for-others", Whatever, false),
-    ("reply-twice", Whatever, false),
-    ("reply-and-trap", Refused, true),
-    ("close-and-reply", Whatever, false),
-    ("continue-everywhere", Passes, false),
-    ("close-when-over", Passes, false),
-    ("pause-answer-for-ever", Held, false),
-    ("pause-body-for-ever", Held, false),
-    ("pause-trailers-for-ever", Held, false),
-    ("act-on-nonsense", Held, false),
-    ("lie-in-pairs", Passes, false),
-    ("split-request", Passes, false),
-    ("misframe", Whatever, false),
-    ("nonsense-status", Passes, false),
-    ("strip-everything", Whatever, false),
-    ("feed-own-queue", Passes, false),
-    ("multiply-callouts", Passes, false),
-    ("die-before-the-answer", Refused, true),
-    ("forge-log", Passes, false),
-    ("cry-wolf", Refused, true),
-];
 
 /// Proxies that are tried at once. Most of a trial is waiting: for a child to start, for a guest's time to run out.
 const AT_ONCE: usize = 3;

@@ -289,7 +289,7 @@ fn refuse(name: &str, module: &[u8], reason: Option<&str>) -> Result<()> {
     if let Some(reason) = reason {
         ensure!(!output.status.success(), "it was taken:\n{said}");
         ensure!(
-            said.contains("guest") && said.contains(reason),
+            said.contains("filters[0].module") && said.contains(reason),
             "{reason:?} is not why it was refused:\n{said}"
         );
     }

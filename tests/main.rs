@@ -14,6 +14,7 @@ mod foreign;
 mod go_guest;
 mod grpc;
 mod hostile;
+mod hostile_guests;
 mod hostile_modules;
 mod languages;
 mod mtls;

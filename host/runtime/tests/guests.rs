@@ -991,7 +991,7 @@ fn wild_pointers_are_refused() {
         ("proxy_get_buffer_bytes", "0 0 9 8 12", 0),
         ("proxy_get_buffer_status", "0 W W", 6),
         ("proxy_set_buffer_bytes", "0 W W W W", 6),
-        ("proxy_set_buffer_bytes", "0 0 0 0 1", 1),
+        ("proxy_set_buffer_bytes", "0 0 0 0 1", 2),
         ("proxy_set_buffer_bytes", "6 0 0 0 1", 2),
         ("proxy_get_header_map_size", "0 W", 6),
         ("proxy_get_header_map_size", "2 8", 2),

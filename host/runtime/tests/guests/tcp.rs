@@ -180,7 +180,7 @@ fn a_pause_at_the_door_keeps_the_later_filters_and_the_upstream_waiting() {
     holder.on_tick();
     assert_eq!(stream.resume(), Continue);
     assert!(stream.is_open());
-    assert_eq!(embedder.log.take(), ["T<10", "+210", "N210"]);
+    assert_eq!(embedder.log.take(), ["T<20", "+210", "N210"]);
     // A filter that was never entered is told of nothing.
     let mut stream = connect(&[&holder, &later]);
     assert_eq!(stream.new_connection(), Pause);
