@@ -20,6 +20,7 @@ mod languages;
 mod mtls;
 mod places;
 mod probe;
+mod restricted;
 mod served;
 mod set_properties;
 mod tcp;

@@ -1,4 +1,5 @@
-//! Routing anew: a filter changed the request and cleared the route cache (`clear_route_cache`, or ABI 0.1.0's hostcall of that name).
+//! Routing anew: a filter changed the request's path or authority, or cleared the route cache (`clear_route_cache`, a hostcall of ABI 0.1.0 and a
+//! foreign function).
 //!
 //! As in Envoy, the request then goes where its headers lead now, and its answer passes the filters of the route that it came in by. Unlike Envoy, it
 //! never reaches a route with a filter that it did not pass: what rewrites a path must be no way around the control on it.

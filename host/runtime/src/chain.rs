@@ -260,8 +260,8 @@ impl HttpStream {
         }
     }
 
-    /// Whether a filter had the route chosen anew (`clear_route_cache`), since this was last asked. Of use until the request is sent on: its
-    /// headers may lead elsewhere now.
+    /// Whether a filter changed the request's `:path` or `:authority`, or asked for the route to be chosen anew (`clear_route_cache`), since this was
+    /// last asked. Of use until the request is sent on: its headers may lead elsewhere now.
     pub fn take_route_stale(&self) -> bool {
         self.cell.route_stale.replace(false)
     }

@@ -24,7 +24,7 @@ pub(crate) struct StreamCell {
     pub(crate) token: StreamToken,
     /// What filters left for later ones; `proxy_set_property`.
     pub(crate) properties: RefCell<Properties>,
-    /// A filter asked for the route to be chosen anew.
+    /// A filter changed what routes look at, or asked for the route to be chosen anew.
     pub(crate) route_stale: Cell<bool>,
     /// Bytes that guests have written into the maps since these were last measured; see [`StreamCell::measure`].
     written: Cell<usize>,

@@ -203,7 +203,11 @@ fn change(
     let name = known_as(map, call.bytes(key, key_len)?);
     let context = call.stream().ok_or(Status::BadArgument)?;
     let mut fields = context.map_mut(map)?;
-    act(call, &context.stream, &mut *fields, &name)
+    act(call, &context.stream, &mut *fields, &name)?;
+    if map == MapType::RequestHeaders && matches!(&*name, b":path" | b":authority") {
+        context.stream.route_stale.set(true);
+    }
+    Ok(())
 }
 
 /// Whether one more field is valid and fits.
@@ -238,6 +242,9 @@ pub(super) fn set_header_map_pairs(
             name => fields.add(&name, value),
         };
         added.map_err(|_| Status::BadArgument)?;
+    }
+    if map == MapType::RequestHeaders {
+        context.stream.route_stale.set(true);
     }
     Ok(())
 }
