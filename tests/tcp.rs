@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
 use portcullis_tests::child::until;
@@ -99,11 +99,13 @@ fn transcript(address: SocketAddr) -> Result<String> {
     client.send("?")?;
     client.end()?;
     let text = client.rest()?;
-    let own = text
-        .trim_end()
-        .rfind("new ")
-        .context("the guest has seen nothing")?;
-    Ok(text.get(..own).unwrap_or_default().to_owned())
+    // What others did meanwhile may stand behind it.
+    let (before, own) = match text.rfind("new ") {
+        Some(at) => text.split_at(at),
+        None => bail!("the guest has seen nothing: {text}"),
+    };
+    let (_, after) = own.split_once('\n').unwrap_or_default();
+    Ok(format!("{before}{after}"))
 }
 
 /// Collects transcripts until one ends as it is to.
