@@ -29,7 +29,7 @@
 
 (global $heap (mut i32) (i32.const 65536))
 (global $written (mut i32) (i32.const 0))
-(global $waiting (mut i32) (i32.const 0)) ;; the context that a tick lets go
+(global $waiting (mut i32) (i32.const 0)) ;; how many contexts a tick lets go; which, from 40960 on
 (global $pauses (mut i32) (i32.const 0))
 (global $asks (mut i32) (i32.const 0)) ;; the connection that asks for the transcript is not in it
 
@@ -55,6 +55,10 @@
   (if (i32.ge_u (local.get $number) (i32.const 10))
     (then (call $put_number (i32.div_u (local.get $number) (i32.const 10)))))
   (call $put_byte (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10)))))
+(func $wait (param $context i32)
+  (if (i32.lt_u (global.get $waiting) (i32.const 1024)) (then
+    (i32.store (i32.add (i32.const 40960) (i32.shl (global.get $waiting) (i32.const 2))) (local.get $context))
+    (global.set $waiting (i32.add (global.get $waiting) (i32.const 1))))))
 (func $space (call $put_byte (i32.const 32)))
 (func $line (call $put_byte (i32.const 10)))
 
@@ -82,13 +86,15 @@
   (call $put_number (i32.load (i32.const 4)))
   (call $line)
   (if (i32.eqz (global.get $pauses)) (then (return (i32.const 0))))
-  (global.set $waiting (local.get $context))
+  (call $wait (local.get $context))
   (i32.const 1))
 (func (export "proxy_on_tick") (param i32)
-  (if (global.get $waiting) (then
-    (if (i32.eqz (call $set_context (global.get $waiting))) (then
+  (block $all (loop $next
+    (br_if $all (i32.eqz (global.get $waiting)))
+    (global.set $waiting (i32.sub (global.get $waiting) (i32.const 1)))
+    (if (i32.eqz (call $set_context (i32.load (i32.add (i32.const 40960) (i32.shl (global.get $waiting) (i32.const 2)))))) (then
       (drop (call $continue (i32.const 2)))))
-    (global.set $waiting (i32.const 0)))))
+    (br $next))))
 
 (func (export "proxy_on_downstream_data") (param $context i32) (param $size i32) (param $end i32) (result i32)
   (call $read (i32.const 2))
@@ -115,7 +121,7 @@
   (if (call $starts_with (i32.const 104)) (then ;; h
     (return (i32.lt_u (local.get $size) (i32.const 4)))))
   (if (call $starts_with (i32.const 116)) (then ;; t
-    (global.set $waiting (local.get $context))
+    (call $wait (local.get $context))
     (return (i32.const 1))))
   (i32.const 0))
 (func (export "proxy_on_upstream_data") (param $context i32) (param $size i32) (param $end i32) (result i32)
