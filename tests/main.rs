@@ -4,6 +4,7 @@ mod ambiguous;
 mod bad_policy;
 mod bad_traffic;
 mod behaviour;
+mod capabilities;
 mod cases;
 mod cli;
 mod envoy_batch;

@@ -15,7 +15,7 @@ const LONGER: &[(&str, &str)] = &[];
 
 /// The layers of host/runtime/src from below: a file may use its own layer and those before it, tests aside.
 const LAYERS: &[&[&str]] = &[
-    &["abi", "limits"],
+    &["abi", "limits", "allow"],
     &[
         "pairs",
         "fields",
@@ -36,6 +36,7 @@ const LAYERS: &[&[&str]] = &[
         "property",
         "filter_state",
         "local_response",
+        "log_rate",
     ],
     &["memory"],
     &["state"],

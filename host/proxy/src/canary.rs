@@ -18,6 +18,7 @@ use portcullis_runtime::{
 
 use crate::export::Findings;
 use crate::foreign::ForeignFunctions;
+use crate::modules::Modules;
 use crate::policy::{Filter, FilterInstance, Policy, PolicyErrors, Problem};
 
 /// Starts every plugin of the policy once.
@@ -31,26 +32,23 @@ pub(crate) fn try_out(
     runtime: &Runtime,
     cache: &dyn ModuleCache,
 ) -> Result<Findings, PolicyErrors> {
-    let mut problems = Vec::new();
-    let mut modules: Vec<(&str, Option<Arc<Module>>)> = Vec::new();
+    let (modules, problems) = Modules::load(policy, runtime, cache, &Modules::default());
+    try_out_with(policy, &modules, problems)
+}
+
+/// The same with modules that are there already; `problems` are those of loading them.
+pub(crate) fn try_out_with(
+    policy: &Policy,
+    modules: &Modules,
+    mut problems: Vec<Problem>,
+) -> Result<Findings, PolicyErrors> {
     let mut plugins = Vec::new();
     let shared = Arc::new(Shared::default());
     let embedder: Rc<dyn Embedder> = Rc::new(Offline::new());
     for instance in &policy.instances {
-        let filter = &instance.filter;
-        let known = modules.iter().find(|(name, _)| *name == filter.name);
-        let module = match known {
-            Some((_, module)) => module.clone(),
-            None => {
-                let loaded = runtime.load_with(&filter.module.bytes, cache, filter.unknown_imports);
-                let loaded =
-                    loaded.map_err(|error| problems.push(filter.place.problem(error.to_string())));
-                modules.push((&filter.name, loaded.as_ref().ok().cloned()));
-                loaded.ok()
-            }
+        let Some(module) = modules.of(&instance.filter).cloned() else {
+            continue;
         };
-        let Some(module) = module else { continue };
-        problems.extend(unfit(filter, &module));
         let spec = Arc::new(instance.spec());
         let started = Plugin::start(
             PluginId(instance.index),

@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use portcullis_runtime::{HISTOGRAM_BOUNDS, LATENCY_BOUNDS_NS, MetricValue, PluginStats};
+use portcullis_runtime::{
+    DenialKind, HISTOGRAM_BOUNDS, LATENCY_BOUNDS_NS, MetricValue, PluginStats,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -186,7 +188,7 @@ impl Figures {
 
     fn plugins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read = fn(&PluginStats) -> u64;
-        let plain: [(&str, &str, Read); 6] = [
+        let plain: [(&str, &str, Read); 7] = [
             (
                 "portcullis_plugin_restarts",
                 "VMs that took the place of one that broke",
@@ -217,6 +219,11 @@ impl Figures {
                 "Requests that a plugin answered itself",
                 PluginStats::local_responses,
             ),
+            (
+                "portcullis_plugin_log_lines_dropped",
+                "Log lines dropped because there were too many",
+                PluginStats::log_drops,
+            ),
         ];
         let plugins = self.by_plugin();
         for (name, help, read) in plain {
@@ -227,6 +234,7 @@ impl Figures {
         }
         let mut traps = Vec::new();
         let mut memory = Vec::new();
+        let mut denials = Vec::new();
         for (plugin, stats) in &plugins {
             let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
             for (kind, count) in stats.iter().flat_map(|stats| stats.traps()) {
@@ -238,6 +246,15 @@ impl Figures {
                     count,
                 ));
             }
+            for kind in DenialKind::ALL {
+                let of_kind = stats.iter().flat_map(|stats| stats.denials());
+                let of_kind = of_kind.filter(|(of, _)| *of == kind);
+                let labels = [("plugin", *plugin), ("kind", kind.as_str())];
+                denials.push((
+                    labels.map(|(key, value)| (key, value.to_owned())).into(),
+                    of_kind.map(|(_, count)| count).sum(),
+                ));
+            }
             let bytes: usize = stats.iter().map(|stats| stats.memory_bytes()).sum();
             memory.push((label(plugin), u64::try_from(bytes).unwrap_or(u64::MAX)));
         }
@@ -246,6 +263,12 @@ impl Figures {
             "portcullis_plugin_traps",
             "VMs that broke, by why; out_of_time is a time-out",
             traps,
+        )?;
+        counters(
+            encoder,
+            "portcullis_plugin_denials",
+            "Uses of what a plugin's allow-lists do not have",
+            denials,
         )?;
         gauges(
             encoder,

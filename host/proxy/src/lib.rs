@@ -28,6 +28,7 @@ mod head;
 mod limits;
 mod local;
 mod module_cache;
+mod modules;
 mod path;
 mod phase;
 mod request;

@@ -1,14 +1,17 @@
 //! Compiled modules on disk: `$XDG_CACHE_HOME/portcullis` or `~/.cache/portcullis`, one file a module and engine.
 //!
-//! Loading compiled code trusts it wholly, so a file counts only if it and its folder belong to this user and nobody else may write them.
-//! Writing is atomic (a temporary file, then a rename). Whatever fails here costs a compilation and nothing else.
+//! Loading compiled code trusts it wholly, so a file counts only if nobody but this user (or root) could have put it there: the file and its
+//! folder belong to them and only they may write them, neither is a symbolic link, and no folder above lets others put something else in
+//! place. What is checked is what is opened, not a name. Writing is atomic (a temporary file, then a rename). Whatever fails here costs a
+//! compilation and nothing else.
 
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, Metadata};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use portcullis_runtime::ModuleCache;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 
 use crate::limits::MODULE_CACHE_BYTES_MAX;
 
@@ -41,110 +44,332 @@ impl DiskCache {
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(folder);
-        let folder = match made {
-            Ok(()) if is_ours(folder) => Some(folder.to_owned()),
-            Ok(()) => {
-                tracing::warn!(folder = %folder.display(), "module cache is not used: others may write to it");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "module cache is not used");
+            .create(folder)
+            .map_err(|error| error.to_string());
+        let folder = match made.and_then(|()| trusted(folder)) {
+            Ok(folder) => Some(folder),
+            Err(reason) => {
+                tracing::warn!(folder = %folder.display(), reason, "module cache is not used");
                 None
             }
         };
         Self { folder }
     }
 
-    fn file(&self, key: &str) -> Option<PathBuf> {
-        let plain = !key.is_empty()
-            && key
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-        let folder = self.folder.as_ref().filter(|_| plain)?;
-        Some(folder.join(format!("{key}.cwasm")))
+    /// The folder as it is now: it may have been opened to others since.
+    fn open(&self) -> Option<File> {
+        let folder = self.folder.as_deref()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = File::from(rustix::fs::open(folder, flags, Mode::empty()).ok()?);
+        let metadata = opened.metadata().ok()?;
+        if let Some(fault) = fault(&Facts::of(&metadata), user()) {
+            tracing::warn!(folder = %folder.display(), reason = fault, "module cache is not used");
+            return None;
+        }
+        Some(opened)
     }
 
-    fn store(&self, file: &Path, compiled: &[u8]) -> std::io::Result<()> {
-        let temporary =
-            file.with_extension(format!("{}.{:016x}", std::process::id(), fastrand::u64(..)));
+    fn load(&self, name: &str) -> Option<Vec<u8>> {
+        let folder = self.open()?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(&folder, name, flags, Mode::empty()).ok()?);
+        let metadata = file.metadata().ok()?;
+        if let Some(fault) = fault(&Facts::of(&metadata), user()) {
+            tracing::warn!(name, reason = fault, "compiled module is not used");
+            return None;
+        }
+        if !metadata.is_file() || metadata.len() > MODULE_CACHE_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        file.take(MODULE_CACHE_BYTES_MAX)
+            .read_to_end(&mut bytes)
+            .ok()?;
+        Some(bytes)
+    }
+
+    fn store(&self, name: &str, compiled: &[u8]) -> std::io::Result<()> {
+        let Some(folder) = self.open() else {
+            return Ok(());
+        };
+        let temporary = format!("{name}.{}.{:016x}", std::process::id(), fastrand::u64(..));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let write = || {
-            let mut out = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let mut out = File::from(openat(&folder, &temporary, flags, mode)?);
             out.write_all(compiled)?;
-            // Not synced: a file cut short by a crash fails wasmtime's own check of its header and sections, and is compiled again.
-            fs::rename(&temporary, file)
+            // Not synced: a file cut short by a crash fails the runtime's check of its digest, and is compiled again.
+            renameat(&folder, &temporary, &folder, name)?;
+            Ok(())
         };
         let written = write();
         if written.is_err() {
-            fs::remove_file(&temporary).ok();
+            unlinkat(&folder, &temporary, AtFlags::empty()).ok();
         }
         written
     }
 }
 
+/// The file's name for a key; `None` where the key could lead out of the folder.
+fn file_name(key: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (!key.is_empty() && key.bytes().all(plain)).then(|| format!("{key}.cwasm"))
+}
+
 impl ModuleCache for DiskCache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {
-        let file = self.file(key)?;
-        let metadata = fs::symlink_metadata(&file).ok()?;
-        if !metadata.is_file() || metadata.len() > MODULE_CACHE_BYTES_MAX || !is_ours(&file) {
-            return None;
-        }
-        fs::read(&file).ok()
+        self.load(&file_name(key)?)
     }
 
     fn write(&self, key: &str, compiled: &[u8]) {
-        let Some(file) = self.file(key) else { return };
-        if let Err(error) = self.store(&file, compiled) {
-            tracing::warn!(file = %file.display(), %error, "compiled module is not kept");
+        let Some(name) = file_name(key) else { return };
+        if let Err(error) = self.store(&name, compiled) {
+            tracing::warn!(name, %error, "compiled module is not kept");
         }
     }
 }
 
-/// Whether `path` is this user's (or root's) and only its owner may write it. A symbolic link is judged by itself.
-fn is_ours(path: &Path) -> bool {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return false;
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// What decides whether a file or folder is to be trusted.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    owner: u32,
+    mode: u32,
+    is_link: bool,
+}
+
+impl Facts {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            owner: metadata.uid(),
+            mode: metadata.mode(),
+            is_link: metadata.is_symlink(),
+        }
+    }
+}
+
+/// Why a file or a folder is not to be trusted by `user`.
+fn fault(facts: &Facts, user: u32) -> Option<&'static str> {
+    if facts.is_link {
+        return Some("it is a symbolic link");
+    }
+    if facts.owner != user && facts.owner != 0 {
+        return Some("somebody else owns it");
+    }
+    (facts.mode & 0o022 != 0).then_some("others may write to it")
+}
+
+/// Why a folder above is not to be trusted: whoever may write there can put another folder in place. In a sticky folder (`/tmp`) they cannot.
+fn fault_above(facts: &Facts, user: u32) -> Option<&'static str> {
+    if facts.owner != user && facts.owner != 0 {
+        return Some("somebody else owns a folder above it");
+    }
+    (facts.mode & 0o022 != 0 && facts.mode & 0o1000 == 0)
+        .then_some("others may write to a folder above it")
+}
+
+/// The path of a folder that may be trusted, with no symbolic link in it. Or the reason why not.
+fn trusted(folder: &Path) -> Result<PathBuf, String> {
+    let look = |path: &Path| {
+        fs::symlink_metadata(path)
+            .map(|metadata| Facts::of(&metadata))
+            .map_err(|error| error.to_string())
     };
-    let owner = metadata.uid();
-    let ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
-    ours && !metadata.is_symlink() && metadata.permissions().mode() & 0o022 == 0
+    let found = |fault: Option<&'static str>| fault.map_or(Ok(()), |fault| Err(fault.to_owned()));
+    found(fault(&look(folder)?, user()))?;
+    let absolute = std::path::absolute(folder).map_err(|error| error.to_string())?;
+    let real = fs::canonicalize(&absolute).map_err(|error| error.to_string())?;
+    // The folders that the links on the way lie in, and those they lead to.
+    for above in absolute.ancestors().chain(real.ancestors()) {
+        let facts = look(above)?;
+        // A link's own owner and mode say nothing: who may change it is who may write its folder.
+        if above != absolute && above != real && !facts.is_link {
+            found(fault_above(&facts, user()))?;
+        }
+    }
+    Ok(real)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
-    #[test]
-    fn only_files_that_nobody_else_can_write_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = DiskCache::at(&folder.path().join("cache"));
-        let key = "0123abcd-engine";
-        assert_eq!(cache.read(key), None);
-        cache.write(key, b"compiled");
-        assert_eq!(cache.read(key).as_deref(), Some(&b"compiled"[..]));
+    const KEY: &str = "0123abcd-engine";
 
-        let file = cache.file(key).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o620)).unwrap();
-        assert_eq!(cache.read(key), None, "group may write");
-        fs::remove_file(&file).unwrap();
-        let elsewhere = folder.path().join("elsewhere");
-        fs::write(&elsewhere, b"planted").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
-        assert_eq!(cache.read(key), None, "a link");
-        assert_eq!(cache.read("../elsewhere"), None, "a key that leads out");
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder of this test's own, with a cache that has one entry; and the path of that.
+    fn one_entry() -> (tempfile::TempDir, DiskCache, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = DiskCache::at(&folder.path().join("a/cache"));
+        assert_eq!(cache.read(KEY), None);
+        cache.write(KEY, b"compiled");
+        assert_eq!(cache.read(KEY).as_deref(), Some(&b"compiled"[..]));
+        let file = folder.path().join(format!("a/cache/{KEY}.cwasm"));
+        (folder, cache, file)
     }
 
     #[test]
-    fn a_folder_that_others_can_write_is_not_used() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        let cache = DiskCache::at(folder.path());
-        cache.write("key", b"compiled");
-        assert_eq!(cache.read("key"), None);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fn who_may_write_decides() {
+        type Row<'a> = (u32, u32, bool, Option<&'a str>, Option<&'a str>);
+        let rows: &[Row<'_>] = &[
+            (7, 0o600, false, None, None),
+            (7, 0o755, false, None, None),
+            (0, 0o644, false, None, None),
+            (
+                8,
+                0o600,
+                false,
+                Some("somebody else owns it"),
+                Some("somebody else owns a folder above it"),
+            ),
+            (
+                7,
+                0o620,
+                false,
+                Some("others may write to it"),
+                Some("others may write to a folder above it"),
+            ),
+            (
+                7,
+                0o602,
+                false,
+                Some("others may write to it"),
+                Some("others may write to a folder above it"),
+            ),
+            (0, 0o1777, false, Some("others may write to it"), None),
+            (
+                8,
+                0o1777,
+                false,
+                Some("somebody else owns it"),
+                Some("somebody else owns a folder above it"),
+            ),
+            (
+                7,
+                0o777,
+                true,
+                Some("it is a symbolic link"),
+                Some("others may write to a folder above it"),
+            ),
+        ];
+        for (owner, mode, is_link, own, above) in rows {
+            let facts = Facts {
+                owner: *owner,
+                mode: *mode,
+                is_link: *is_link,
+            };
+            assert_eq!(fault(&facts, 7), *own, "{facts:?}");
+            assert_eq!(fault_above(&facts, 7), *above, "{facts:?}");
+        }
+        // For root, what another user owns is that user's.
+        let facts = Facts {
+            owner: 7,
+            mode: 0o600,
+            is_link: false,
+        };
+        assert_eq!(fault(&facts, 0), Some("somebody else owns it"));
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_not_read() {
+        let (_folder, cache, file) = one_entry();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+        for mode in [0o620, 0o602, 0o666] {
+            set_mode(&file, mode);
+            assert_eq!(cache.read(KEY), None, "{mode:o}");
+        }
+        set_mode(&file, 0o644);
+        assert!(cache.read(KEY).is_some(), "others may read");
+    }
+
+    #[test]
+    fn a_link_a_folder_and_a_pipe_are_not_read() {
+        let (folder, cache, file) = one_entry();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(&file, &elsewhere).unwrap();
+        symlink(&elsewhere, &file).unwrap();
+        assert_eq!(cache.read(KEY), None, "a link");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert_eq!(cache.read(KEY), None, "a folder");
+        fs::remove_dir(&file).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&file).status();
+        assert!(made.unwrap().success());
+        assert_eq!(cache.read(KEY), None, "a pipe, without waiting");
+        cache.write(KEY, b"again");
+        assert_eq!(
+            cache.read(KEY).as_deref(),
+            Some(&b"again"[..]),
+            "put in its place"
+        );
+        for key in ["../elsewhere", "a/b", "", ".", "a.b", "a\0"] {
+            assert_eq!(cache.read(key), None, "{key:?} leads out");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_is_not_used() {
+        for mode in [0o770, 0o707, 0o777, 0o1777] {
+            let folder = tempfile::tempdir().unwrap();
+            set_mode(folder.path(), mode);
+            let cache = DiskCache::at(folder.path());
+            cache.write(KEY, b"compiled");
+            assert_eq!(cache.read(KEY), None, "{mode:o}");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_folder_opened_to_others_later_is_not_used_any_more() {
+        let (folder, cache, file) = one_entry();
+        set_mode(file.parent().unwrap(), 0o777);
+        assert_eq!(cache.read(KEY), None);
+        set_mode(file.parent().unwrap(), 0o700);
+        assert!(cache.read(KEY).is_some());
+        // Another folder in its place by a link.
+        fs::rename(folder.path().join("a/cache"), folder.path().join("b")).unwrap();
+        symlink(folder.path().join("b"), folder.path().join("a/cache")).unwrap();
+        assert_eq!(cache.read(KEY), None);
+    }
+
+    #[test]
+    fn a_folder_under_one_that_others_may_write_is_not_used() {
+        let (folder, cache, file) = one_entry();
+        drop(cache);
+        let above = folder.path().join("a");
+        let cache = || DiskCache::at(file.parent().unwrap());
+        set_mode(&above, 0o777);
+        assert_eq!(cache().read(KEY), None);
+        set_mode(&above, 0o1777);
+        assert!(cache().read(KEY).is_some(), "sticky, like /tmp");
+        set_mode(&above, 0o755);
+        assert!(cache().read(KEY).is_some());
+
+        // Links on the way are followed, if those who could change them or what they lead to are trusted.
+        let open = folder.path().join("open");
+        fs::create_dir(&open).unwrap();
+        symlink(&above, open.join("link")).unwrap();
+        let linked = || DiskCache::at(&open.join("link/cache"));
+        assert!(linked().read(KEY).is_some());
+        set_mode(&open, 0o777);
+        assert_eq!(linked().read(KEY), None, "the link may be changed");
+        set_mode(&open, 0o755);
+        set_mode(&above, 0o777);
+        assert_eq!(linked().read(KEY), None, "what it leads to may be changed");
+        set_mode(&above, 0o755);
+        symlink(file.parent().unwrap(), open.join("cache")).unwrap();
+        assert_eq!(
+            DiskCache::at(&open.join("cache")).read(KEY),
+            None,
+            "the folder is a link itself"
+        );
     }
 }

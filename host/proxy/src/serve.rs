@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis_runtime::{Module, Runtime, RuntimeOptions, Shared, UnknownImports};
+use portcullis_runtime::{Runtime, RuntimeOptions, Shared};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -20,6 +20,7 @@ use crate::cluster::{self, Cluster};
 use crate::figures::Figures;
 use crate::limits::EPOCH_PERIOD;
 use crate::module_cache::DiskCache;
+use crate::modules::Modules;
 use crate::policy::{Policy, PolicyErrors, Problem};
 use crate::tls::ServerTls;
 use crate::worker::{self, Command, Loaded, Plan, WorkerRef};
@@ -233,45 +234,15 @@ fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, Serve
         return Ok(Vec::new());
     }
     let runtime = runtime()?;
-    let mut modules: Vec<((&str, UnknownImports), Arc<Module>)> = Vec::new();
-    let mut plugins = Vec::new();
-    for instance in &policy.instances {
-        let filter = &instance.filter;
-        let wanted = (filter.module.sha256.as_str(), filter.unknown_imports);
-        let known = modules.iter().find(|(loaded, _)| *loaded == wanted);
-        let module = match known {
-            Some((_, module)) => Arc::clone(module),
-            None => {
-                let loaded = runtime.load_with(&filter.module.bytes, cache, filter.unknown_imports);
-                let module = loaded.map_err(|error| filter.place.problem(error.to_string()))?;
-                warn_of_imports(&filter.name, &module);
-                modules.push((wanted, Arc::clone(&module)));
-                module
-            }
-        };
-        if let Some(problem) = canary::unfit(filter, &module) {
-            return Err(problem.into());
-        }
-        plugins.push((Arc::new(instance.spec()), module));
+    let (modules, problems) = Modules::load(policy, &runtime, cache, &Modules::default());
+    if !problems.is_empty() {
+        return Err(ServeError::Policy(PolicyErrors(problems)));
     }
-    Ok(plugins)
-}
-
-/// One line, for all that a plugin may ask in vain.
-fn warn_of_imports(filter: &str, module: &Module) {
-    let unserved: Vec<_> = module.unserved_imports().collect();
-    if !unserved.is_empty() {
-        let imports = unserved.join(", ");
-        tracing::warn!(filter, imports, "imports that answer UNIMPLEMENTED here");
-    }
-    if !module.unknown_imports().is_empty() {
-        let imports = module.unknown_imports().join(", ");
-        tracing::warn!(
-            filter,
-            imports,
-            "unknown imports, which trap when they are called"
-        );
-    }
+    let loaded = policy.instances.iter().filter_map(|instance| {
+        let module = Arc::clone(modules.of(&instance.filter)?);
+        Some((Arc::new(instance.spec()), module))
+    });
+    Ok(loaded.collect())
 }
 
 fn make_clusters(policy: &Policy) -> Result<Vec<Arc<Cluster>>, ServeError> {

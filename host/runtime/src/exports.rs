@@ -3,7 +3,7 @@
 use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::{
-    abi::{AbiVersion, Callback},
+    abi::{AbiVersion, Callback, Callbacks},
     state::VmState,
 };
 
@@ -45,12 +45,18 @@ pub(crate) enum Phase {
 }
 
 impl Exports {
-    pub(crate) fn find(instance: &Instance, store: &mut Store<VmState>, abi: AbiVersion) -> Self {
+    /// Those of `callbacks`.
+    pub(crate) fn find(
+        instance: &Instance,
+        store: &mut Store<VmState>,
+        abi: AbiVersion,
+        callbacks: Callbacks,
+    ) -> Self {
         let three = |store: &mut Store<VmState>, callback: Callback| {
-            function(instance, store, callback.name()).map(Phase::Three)
+            callback_of(instance, store, callbacks, callback).map(Phase::Three)
         };
         let two = |store: &mut Store<VmState>, callback: Callback| {
-            function(instance, store, callback.name()).map(Phase::Two)
+            callback_of(instance, store, callbacks, callback).map(Phase::Two)
         };
         let headers = |store: &mut Store<VmState>, callback| match abi {
             AbiVersion::V0_1_0 => two(store, callback),
@@ -59,38 +65,42 @@ impl Exports {
             }
         };
         Self {
-            context_create: function(instance, store, Callback::ContextCreate.name()),
-            tick: function(instance, store, Callback::Tick.name()),
-            http_call_response: function(instance, store, Callback::HttpCallResponse.name()),
-            queue_ready: function(instance, store, Callback::QueueReady.name()),
-            log: function(instance, store, Callback::Log.name()),
-            done: function(instance, store, Callback::Done.name()),
-            delete: function(instance, store, Callback::Delete.name()),
-            new_connection: function(instance, store, Callback::NewConnection.name()),
+            context_create: callback_of(instance, store, callbacks, Callback::ContextCreate),
+            tick: callback_of(instance, store, callbacks, Callback::Tick),
+            http_call_response: callback_of(instance, store, callbacks, Callback::HttpCallResponse),
+            queue_ready: callback_of(instance, store, callbacks, Callback::QueueReady),
+            log: callback_of(instance, store, callbacks, Callback::Log),
+            done: callback_of(instance, store, callbacks, Callback::Done),
+            delete: callback_of(instance, store, callbacks, Callback::Delete),
+            new_connection: callback_of(instance, store, callbacks, Callback::NewConnection),
             downstream_data: three(store, Callback::DownstreamData),
             upstream_data: three(store, Callback::UpstreamData),
-            downstream_connection_close: function(
+            downstream_connection_close: callback_of(
                 instance,
                 store,
-                Callback::DownstreamConnectionClose.name(),
+                callbacks,
+                Callback::DownstreamConnectionClose,
             ),
-            upstream_connection_close: function(
+            upstream_connection_close: callback_of(
                 instance,
                 store,
-                Callback::UpstreamConnectionClose.name(),
+                callbacks,
+                Callback::UpstreamConnectionClose,
             ),
-            grpc_receive_initial_metadata: function(
+            grpc_receive_initial_metadata: callback_of(
                 instance,
                 store,
-                Callback::GrpcReceiveInitialMetadata.name(),
+                callbacks,
+                Callback::GrpcReceiveInitialMetadata,
             ),
-            grpc_receive: function(instance, store, Callback::GrpcReceive.name()),
-            grpc_receive_trailing_metadata: function(
+            grpc_receive: callback_of(instance, store, callbacks, Callback::GrpcReceive),
+            grpc_receive_trailing_metadata: callback_of(
                 instance,
                 store,
-                Callback::GrpcReceiveTrailingMetadata.name(),
+                callbacks,
+                Callback::GrpcReceiveTrailingMetadata,
             ),
-            grpc_close: function(instance, store, Callback::GrpcClose.name()),
+            grpc_close: callback_of(instance, store, callbacks, Callback::GrpcClose),
             request_headers: headers(store, Callback::RequestHeaders),
             request_body: three(store, Callback::RequestBody),
             request_trailers: two(store, Callback::RequestTrailers),
@@ -130,6 +140,20 @@ impl Exports {
             Callback::UpstreamData => self.upstream_data.as_ref(),
             _ => None,
         }
+    }
+}
+
+/// A callback's function, if it is to be called.
+pub(crate) fn callback_of<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<VmState>,
+    callbacks: Callbacks,
+    callback: Callback,
+) -> Option<TypedFunc<P, R>> {
+    if callbacks.contains(callback) {
+        function(instance, store, callback.name())
+    } else {
+        None
     }
 }
 

@@ -85,7 +85,12 @@ pub(crate) enum Duty {
 impl GrpcCallouts {
     /// Whether one more may begin.
     pub(crate) fn has_room(&self) -> bool {
-        self.0.iter().filter(|callout| !callout.is_ended).count() < GRPC_STREAMS_MAX
+        self.in_flight() < GRPC_STREAMS_MAX
+    }
+
+    /// Those that have not ended.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.iter().filter(|callout| !callout.is_ended).count()
     }
 
     /// Whether `id` is taken; ids come round after a billion callouts.

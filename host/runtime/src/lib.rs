@@ -102,6 +102,7 @@
 //! ```
 
 mod abi;
+mod allow;
 mod body;
 mod callout;
 mod chain;
@@ -117,6 +118,7 @@ mod hostcalls;
 mod imports;
 pub mod limits;
 mod local_response;
+mod log_rate;
 mod memory;
 mod metadata;
 mod metrics;
@@ -134,6 +136,7 @@ mod stream;
 mod vm;
 
 pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, TrapKind};
+pub use allow::{Allow, PropertyPaths};
 pub use callout::{CalloutError, CalloutId, CalloutKind, HttpCall, HttpCallResponse};
 pub use chain::{Chain, HttpStream, Peer, Progress, TcpProgress, TcpStream};
 pub use embedder::{Embedder, StreamToken};
@@ -153,5 +156,5 @@ pub use shared_data::SharedData;
 pub use shared_queue::{QueueTarget, SharedQueues};
 pub use spec::{FailurePolicy, PluginId, PluginSpec};
 pub use state::Shared;
-pub use stats::{LATENCY_BOUNDS_NS, LatencySnapshot, PluginStats};
+pub use stats::{DenialKind, LATENCY_BOUNDS_NS, LatencySnapshot, PluginStats};
 pub use vm::StartFailure;

@@ -16,6 +16,12 @@ pub struct Limits {
     pub start_wall_ms: u64,
     /// Bytes of one body held for one filter while it pauses. 1 MiB: Envoy's default buffer limit.
     pub body_bytes: usize,
+    /// Callouts in flight on one worker, HTTP and gRPC together; further ones fail. 64: more means that the upstream is down, and the plugin should see it. At most
+    /// [`CALLOUTS_MAX`].
+    pub callouts_in_flight: usize,
+    /// Log lines a second on one worker, and as many at once; further ones are dropped and counted. 1,000: an access log of a line a request
+    /// at a rate where nobody reads them, and under 4 MiB a second.
+    pub log_lines_per_second: u32,
 }
 
 impl Default for Limits {
@@ -27,6 +33,8 @@ impl Default for Limits {
             start_cpu_ms: 5_000,
             start_wall_ms: 20_000,
             body_bytes: 1 << 20,
+            callouts_in_flight: 64,
+            log_lines_per_second: 1_000,
         }
     }
 }
@@ -69,6 +77,8 @@ pub const LOCAL_DETAILS_BYTES_MAX: usize = 256;
 pub const LOG_BYTES_MAX: usize = 4096;
 /// Log lines of one callback; further ones are dropped. A client must not fill the disk.
 pub const LOG_LINES_PER_CALLBACK: u32 = 32;
+/// Names of denied capabilities, properties and foreign functions that one VM is warned of. A guest makes names up as it likes.
+pub const DENIALS_NAMED_MAX: usize = 64;
 /// Error lines kept for [`StartError`](crate::StartError).
 pub const START_LOG_LINES: usize = 32;
 
@@ -94,8 +104,8 @@ pub const QUEUE_ENTRIES_MAX: usize = 1024;
 /// Bytes in one shared queue.
 pub const QUEUE_BYTES_MAX: usize = 4 << 20;
 
-/// Callouts of one plugin in flight on one worker. More means that the upstream is down; let the plugin see it.
-pub const CALLOUTS_MAX: usize = 64;
+/// Most that [`Limits::callouts_in_flight`] may be: they are searched one by one.
+pub const CALLOUTS_MAX: usize = 1024;
 /// Bytes of a callout's body.
 pub const CALLOUT_BODY_BYTES_MAX: usize = 1 << 20;
 /// gRPC calls and streams of one plugin in flight on one worker. Streams live long: one or two a backend are usual.

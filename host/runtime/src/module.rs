@@ -3,6 +3,7 @@
 //! The only `unsafe` of the crate stands here: [`Runtime::load`] hands bytes from the embedder's cache to wasmtime.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     num::NonZeroUsize,
@@ -11,12 +12,13 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
-    Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
+    Config, Engine, ExternType, ImportType, InstanceAllocationStrategy, InstancePre, Linker,
     PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use crate::{
     abi::{AbiVersion, Callback, Callbacks},
+    allow::Allow,
     hostcalls,
     imports::{self, UnknownImports, Unlinked},
     limits::{
@@ -113,6 +115,9 @@ pub enum LoadError {
         /// As the module has it.
         found: String,
     },
+    /// A capability that no ABI version has.
+    #[error("`{0}` is no hostcall, WASI function or callback")]
+    UnknownCapability(String),
     /// The section `portcullis` is not what it should be.
     #[error("custom section portcullis: {0}")]
     BadMetadata(String),
@@ -123,6 +128,8 @@ pub struct Runtime {
     engine: Engine,
     /// One for each ABI version.
     linkers: [(AbiVersion, Linker<VmState>); 4],
+    /// What can be allowed or denied.
+    capabilities: BTreeSet<&'static str>,
     is_pooling: bool,
 }
 
@@ -148,9 +155,10 @@ impl Runtime {
                 false,
             ),
         };
-        let linker = |abi| {
+        let mut capabilities = signature::callbacks().collect::<BTreeSet<_>>();
+        let mut linker = |abi| {
             let mut linker = Linker::new(&engine);
-            hostcalls::register(&mut linker, abi).map_err(refused)?;
+            capabilities.append(&mut hostcalls::register(&mut linker, abi).map_err(refused)?);
             Ok((abi, linker))
         };
         let linkers = [
@@ -162,6 +170,7 @@ impl Runtime {
         Ok(Self {
             engine,
             linkers,
+            capabilities,
             is_pooling,
         })
     }
@@ -206,18 +215,9 @@ impl Runtime {
         let digest = hex(&Sha256::digest(wasm));
         let compiled = self.compiled(wasm, &digest, cache)?;
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
-        let linker = self
-            .linkers
-            .iter()
-            .find(|(version, _)| *version == abi)
-            .map(|(_, linker)| linker)
-            .ok_or(LoadError::NoAbiVersion)?;
         let callbacks = check_exports(&compiled, abi)?;
-        let (instance, unknown_imports) =
-            imports::link(linker, &compiled, unknown).map_err(|unlinked| match unlinked {
-                Unlinked::Unknown(imports) => LoadError::UnknownImport { imports, abi },
-                Unlinked::Bad(reason) => LoadError::BadImport(reason),
-            })?;
+        let (instance, unknown_imports) = imports::link(self.linker(abi)?, &compiled, unknown)
+            .map_err(|error| unlinked(error, abi))?;
         let imports = compiled
             .imports()
             .map(|import| format!("{}.{}", import.module(), import.name()))
@@ -237,6 +237,61 @@ impl Runtime {
             exports,
             size: wasm.len(),
         }))
+    }
+
+    /// The same module, linked so that it may use no more than `allow` says. Compiles nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::UnknownCapability`] for a name that no ABI version knows: a misspelt one would deny what it was to allow.
+    pub fn restrict(&self, module: &Arc<Module>, allow: &Allow) -> Result<Arc<Module>, LoadError> {
+        if allow.is_everything() {
+            return Ok(Arc::clone(module));
+        }
+        let unknown = allow
+            .capabilities
+            .iter()
+            .flatten()
+            .find(|name| !self.capabilities.contains(name.as_str()));
+        if let Some(name) = unknown {
+            return Err(LoadError::UnknownCapability(name.clone()));
+        }
+        let compiled = module.instance.module();
+        let mut linker = self.linker(module.abi)?.clone();
+        linker.allow_shadowing(true);
+        // What no hostcall is goes on as it was loaded: it traps.
+        let is_capability = |import: &ImportType<'_>| self.capabilities.contains(import.name());
+        let imports = compiled.imports().filter(is_capability);
+        hostcalls::restricted::register(&mut linker, imports, allow)
+            .map_err(|error| LoadError::BadImport(format!("{error:#}")))?;
+        let unknown = if module.unknown_imports.is_empty() {
+            UnknownImports::Refuse
+        } else {
+            UnknownImports::Trap
+        };
+        let (instance, unknown_imports) = imports::link(&linker, compiled, unknown)
+            .map_err(|error| unlinked(error, module.abi))?;
+        let allowed = Callback::ALL.iter().filter(|callback| {
+            module.callbacks.contains(**callback) && allow.has_capability(callback.name())
+        });
+        Ok(Arc::new(Module {
+            instance,
+            callbacks: allowed.fold(Callbacks::default(), |set, callback| set.with(*callback)),
+            digest: module.digest.clone(),
+            metadata: module.metadata.clone(),
+            imports: module.imports.clone(),
+            unknown_imports,
+            exports: module.exports.clone(),
+            ..**module
+        }))
+    }
+
+    fn linker(&self, abi: AbiVersion) -> Result<&Linker<VmState>, LoadError> {
+        self.linkers
+            .iter()
+            .find(|(version, _)| *version == abi)
+            .map(|(_, linker)| linker)
+            .ok_or(LoadError::NoAbiVersion)
     }
 
     fn compiled(
@@ -277,6 +332,13 @@ impl Runtime {
         module
             .inspect_err(|error| tracing::warn!(%error, "compiled module refused"))
             .ok()
+    }
+}
+
+fn unlinked(error: Unlinked, abi: AbiVersion) -> LoadError {
+    match error {
+        Unlinked::Unknown(imports) => LoadError::UnknownImport { imports, abi },
+        Unlinked::Bad(reason) => LoadError::BadImport(reason),
     }
 }
 
@@ -392,7 +454,7 @@ impl Module {
         self.metadata.as_ref()
     }
 
-    /// The callbacks it exports.
+    /// The callbacks it exports and may be called for.
     pub fn callbacks(&self) -> Callbacks {
         self.callbacks
     }

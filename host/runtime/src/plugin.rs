@@ -16,15 +16,14 @@ use crate::{
     fields::check_name,
     grpc::GrpcEvent,
     limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN},
+    log_rate::LogRate,
     module::Module,
+    property::OWNED_REQUEST_HEADERS,
     spec::{PluginId, PluginSpec},
     state::{Owner, Shared},
     stats::PluginStats,
     vm::{StartFailure, Vm},
 };
-
-/// The property under which a plugin, while it is configured, names the request headers that it alone sets: lower-case, joined by NUL.
-const OWNED_REQUEST_HEADERS: &[u8] = b"portcullis.owned_request_headers";
 
 /// A plugin that does not start.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +71,7 @@ impl Plugin {
         embedder: Rc<dyn Embedder>,
     ) -> Result<Rc<Self>, StartError> {
         let namespace = shared.data.namespace(&spec.vm_id);
+        let log_rate = LogRate::new(spec.limits.log_lines_per_second);
         let owner = Owner {
             id,
             spec,
@@ -80,6 +80,7 @@ impl Plugin {
             embedder,
             stats: Arc::new(PluginStats::default()),
             callout_ids: Rc::default(),
+            log_rate: Rc::new(log_rate),
         };
         let vm = Vm::start(&module, owner.clone()).map_err(|(failure, log)| StartError {
             plugin: owner.spec.name.clone(),

@@ -14,6 +14,9 @@ use crate::{
     stream::Open,
 };
 
+/// The property under which a plugin, while it is configured, names the request headers that it alone sets: lower-case, joined by NUL.
+pub(crate) const OWNED_REQUEST_HEADERS: &[u8] = b"portcullis.owned_request_headers";
+
 /// A value to hand out: borrowed where it can be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {

@@ -55,6 +55,20 @@ pub(crate) fn expected(name: &str, abi: AbiVersion) -> Option<&'static str> {
     }
 }
 
+/// The names of all callbacks that any ABI version has.
+pub(crate) fn callbacks() -> impl Iterator<Item = &'static str> {
+    let of_versions = [
+        "proxy_on_request_headers",
+        "proxy_on_response_headers",
+        "proxy_on_foreign_function",
+    ];
+    SIGNATURES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| name.starts_with("proxy_") && *name != "proxy_on_memory_allocate")
+        .chain(of_versions)
+}
+
 /// A function's type in letters.
 pub(crate) fn found(ty: &FuncType) -> String {
     ty.params()

@@ -16,14 +16,15 @@ use crate::{
     filter_state::{Declarations, Properties},
     grpc::GrpcCallouts,
     limits::{
-        LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits, MEMORY_BYTES_MAX, START_LOG_LINES,
-        TABLE_ELEMENTS_MAX, TABLES_MAX,
+        CALLOUTS_MAX, DENIALS_NAMED_MAX, LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits,
+        MEMORY_BYTES_MAX, PROPERTY_PATH_BYTES_MAX, START_LOG_LINES, TABLE_ELEMENTS_MAX, TABLES_MAX,
     },
+    log_rate::LogRate,
     metrics::{Metric, Metrics},
     shared_data::{Namespace, SharedData},
     shared_queue::SharedQueues,
     spec::{PluginId, PluginSpec},
-    stats::PluginStats,
+    stats::{DenialKind, PluginStats},
 };
 
 /// What all plugins of the process share.
@@ -47,6 +48,7 @@ pub(crate) struct Owner {
     pub(crate) embedder: Rc<dyn Embedder>,
     pub(crate) stats: Arc<PluginStats>,
     pub(crate) callout_ids: Rc<CalloutIds>,
+    pub(crate) log_rate: Rc<LogRate>,
 }
 
 impl Owner {
@@ -87,6 +89,8 @@ pub(crate) struct VmState {
     /// Streams that another's callback acted on; woken when the VM has returned.
     pub(crate) wakes: Vec<StreamToken>,
     pub(crate) log_lines: u32,
+    /// What was denied and has been warned of.
+    denied: Vec<(DenialKind, Box<[u8]>)>,
     /// Error lines while the plugin starts, for whoever started it.
     pub(crate) start_log: Option<Vec<String>>,
 }
@@ -153,6 +157,7 @@ impl VmState {
             metrics: Vec::new(),
             wakes: Vec::new(),
             log_lines: 0,
+            denied: Vec::new(),
             start_log: Some(Vec::new()),
         }
     }
@@ -198,7 +203,11 @@ impl VmState {
     }
 
     pub(crate) fn log(&mut self, level: LogLevel, message: &[u8]) {
-        if level < self.owner.embedder.log_level() || self.log_lines >= LOG_LINES_PER_CALLBACK {
+        if level < self.owner.embedder.log_level() {
+            return;
+        }
+        if self.log_lines >= LOG_LINES_PER_CALLBACK {
+            self.owner.stats.count_log_drop();
             return;
         }
         self.log_lines += 1;
@@ -209,7 +218,52 @@ impl VmState {
         {
             lines.push(String::from_utf8_lossy(message).into_owned());
         }
-        self.owner.embedder.log(&self.owner.spec, level, message);
+        let Owner {
+            embedder,
+            spec,
+            stats,
+            log_rate,
+            ..
+        } = &self.owner;
+        match log_rate.take(embedder.monotonic_ns()) {
+            Some(0) => embedder.log(spec, level, message),
+            Some(dropped) => {
+                let lines = format!("{dropped} log lines dropped: more than its bound a second");
+                embedder.log(spec, LogLevel::Warn, lines.as_bytes());
+                embedder.log(spec, level, message);
+            }
+            None => stats.count_log_drop(),
+        }
+    }
+
+    /// Whether one more callout, HTTP or gRPC, stays within the plugin's bound.
+    pub(crate) fn has_room_for_callout(&self) -> bool {
+        let most = self.owner.spec.limits.callouts_in_flight.min(CALLOUTS_MAX);
+        self.root
+            .calls
+            .len()
+            .saturating_add(self.root.grpc.in_flight())
+            < most
+    }
+
+    /// The guest asked for what it may not use: counted each time, and said once a VM and name.
+    pub(crate) fn deny(&mut self, kind: DenialKind, name: &[u8]) {
+        let Owner {
+            embedder,
+            spec,
+            stats,
+            ..
+        } = &self.owner;
+        stats.count_denial(kind);
+        let name = name.get(..PROPERTY_PATH_BYTES_MAX).unwrap_or(name);
+        let same = |(of, known): &(DenialKind, Box<[u8]>)| *of == kind && **known == *name;
+        if self.denied.len() >= DENIALS_NAMED_MAX || self.denied.iter().any(same) {
+            return;
+        }
+        self.denied.push((kind, name.into()));
+        let shown = String::from_utf8_lossy(name).replace('\0', ".");
+        let message = format!("{} {shown} is denied: no allow-list has it", kind.as_str());
+        embedder.log(spec, LogLevel::Warn, message.as_bytes());
     }
 }
 

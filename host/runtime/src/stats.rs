@@ -14,6 +14,31 @@ pub const LATENCY_BOUNDS_NS: [u64; 17] = [
     1_024_000, 2_048_000, 4_096_000, 8_192_000, 16_384_000,
 ];
 
+/// What a plugin asked for that its allow-lists do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenialKind {
+    /// A hostcall or a WASI function.
+    Capability,
+    /// A property, to read or to write.
+    Property,
+    /// A foreign function.
+    ForeignFunction,
+}
+
+impl DenialKind {
+    /// All kinds, in the order of their index.
+    pub const ALL: [Self; 3] = [Self::Capability, Self::Property, Self::ForeignFunction];
+
+    /// A label for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Capability => "capability",
+            Self::Property => "property",
+            Self::ForeignFunction => "foreign_function",
+        }
+    }
+}
+
 /// Counters of one plugin on one worker.
 #[derive(Debug, Default)]
 pub struct PluginStats {
@@ -25,6 +50,8 @@ pub struct PluginStats {
     memory_bytes: AtomicUsize,
     memory_denials: AtomicU64,
     local_responses: AtomicU64,
+    denials: [AtomicU64; DenialKind::ALL.len()],
+    log_drops: AtomicU64,
     callbacks: [CallbackLatency; CALLBACKS],
 }
 
@@ -98,6 +125,19 @@ impl PluginStats {
         self.local_responses.load(Ordering::Relaxed)
     }
 
+    /// Uses of what no allow-list has, by kind.
+    pub fn denials(&self) -> impl Iterator<Item = (DenialKind, u64)> + '_ {
+        DenialKind::ALL
+            .into_iter()
+            .zip(&self.denials)
+            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+    }
+
+    /// Log lines dropped because there were too many, in one callback or in one second.
+    pub fn log_drops(&self) -> u64 {
+        self.log_drops.load(Ordering::Relaxed)
+    }
+
     /// Latencies of the callbacks that were called at least once.
     pub fn latencies(&self) -> Vec<LatencySnapshot> {
         let all = Callback::ALL.iter().zip(&self.callbacks);
@@ -130,6 +170,16 @@ impl PluginStats {
         {
             add(count, 1);
         }
+    }
+
+    pub(crate) fn count_denial(&self, kind: DenialKind) {
+        if let Some(count) = self.denials.get(kind as usize) {
+            add(count, 1);
+        }
+    }
+
+    pub(crate) fn count_log_drop(&self) {
+        add(&self.log_drops, 1);
     }
 
     pub(crate) fn count_refused(&self) {

@@ -15,7 +15,7 @@ use crate::{
     abi::{Action, Callback, Callbacks, LogLevel, TrapKind},
     callout::{Answer, CalloutId, HttpCallResponse},
     context::{ROOT_CONTEXT, StreamContext},
-    exports::{Exports, Phase, call_one, function},
+    exports::{Exports, Phase, call_one, callback_of, function},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
     module::Module,
@@ -128,7 +128,8 @@ impl Vm {
         }
         store.data_mut().mode = Mode::Running;
 
-        let exports = Exports::find(&instance, store, module.abi_version());
+        let callbacks = module.callbacks();
+        let exports = Exports::find(&instance, store, module.abi_version(), callbacks);
         if let Some(create) = &exports.context_create {
             begin(
                 store,
@@ -140,7 +141,7 @@ impl Vm {
         }
         let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if let Some(vm_start) =
-            function::<(u32, u32), u32>(&instance, store, Callback::VmStart.name())
+            callback_of::<(u32, u32), u32>(&instance, store, callbacks, Callback::VmStart)
         {
             let arguments = (ROOT_CONTEXT, size(&owner.spec.vm_configuration));
             let callback = Callback::VmStart;
@@ -152,7 +153,7 @@ impl Vm {
             }
         }
         if let Some(configure) =
-            function::<(u32, u32), u32>(&instance, store, Callback::Configure.name())
+            callback_of::<(u32, u32), u32>(&instance, store, callbacks, Callback::Configure)
         {
             let arguments = (ROOT_CONTEXT, size(&owner.spec.configuration));
             let callback = Callback::Configure;

@@ -29,6 +29,9 @@ use portcullis_runtime::{
     StreamInfo, StreamToken, TrapKind, UnknownImports, limits::UNKNOWN_IMPORTS_MAX,
 };
 
+#[path = "guests/bounds.rs"]
+mod bounds;
+
 // --- the embedder -------------------------------------------------------------------------------------------------------
 
 /// Keeps what the runtime tells it. Its clocks stand still, but for CPU time, of which each look takes a step.

@@ -20,7 +20,8 @@ use crate::policy::Policy;
 ///
 /// A policy that does not work is not exported: its problems go to standard error as `file:line: key: reason`, and the exit code is 1.
 ///
-/// Envoy has no bounds on a plugin's CPU time and no list of clusters that it may call.
+/// Envoy has no bounds on a plugin's CPU time, callouts and log, and no lists of the clusters, properties and foreign functions that it may use;
+/// the list of its capabilities is written.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis export envoy policy.yaml --out envoy && envoy -c envoy/envoy.yaml

@@ -71,6 +71,11 @@ fn plugin(instance: &FilterInstance, modules: &Path) -> Map {
         FailurePolicy::Closed => "FAIL_RELOAD",
         FailurePolicy::Open => "FAIL_OPEN",
     };
+    // Envoy restricts no properties and no foreign functions.
+    let capabilities = filter.allow.lists.capabilities.as_ref().map(|names| {
+        let add = |map: Map, name: &String| map.with(name, Map::new());
+        Map::new().with("allowed_capabilities", names.iter().fold(Map::new(), add))
+    });
     let vm = Map::new()
         .with("vm_id", filter.name.as_str())
         .with("runtime", "envoy.wasm.runtime.v8")
@@ -85,6 +90,7 @@ fn plugin(instance: &FilterInstance, modules: &Path) -> Map {
             (!filter.root_id.is_empty()).then_some(filter.root_id.as_str()),
         )
         .with("failure_policy", failure_policy)
+        .maybe("capability_restriction_config", capabilities)
         .with("vm_config", vm)
         .maybe("configuration", configuration)
 }

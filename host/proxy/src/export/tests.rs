@@ -192,6 +192,39 @@ fn clusters_are_verified() {
 }
 
 #[test]
+fn capabilities_are_written_for_envoy_and_unknown_ones_refused() {
+    let policy = |allow: &str| {
+        let text = format!(
+            "listeners: [{{name: in, address: 127.0.0.1:8080}}]
+clusters: [{{name: up, endpoints: [127.0.0.1:9000]}}]
+routes: [{{name: all, cluster: up}}]
+filters:
+- name: f
+  module: builtin:tls-policy
+{allow}"
+        );
+        Policy::parse(Path::new("p.yaml"), Path::new("/"), &text).unwrap()
+    };
+    let map = format!(
+        "{MANAGER}/http_filters/*/typed_config/config/capability_restriction_config/allowed_capabilities"
+    );
+    let all = exported(&policy(""), &Findings::default(), Scope::Bootstrap);
+    assert!(at(&all, &map).is_empty());
+    let listed = policy("  allow: {capabilities: [proxy_log, fd_write], properties: [source]}\n");
+    let some = exported(&listed, &Findings::default(), Scope::Bootstrap);
+    assert_eq!(
+        at(&some, &map),
+        [&serde_json::json!({"fd_write": {}, "proxy_log": {}})]
+    );
+
+    let unknown = policy("  allow:\n    capabilities: [proxy_log,\n      proxy_lag]\n");
+    let runtime = crate::serve::runtime().unwrap();
+    let refused = canary::try_out(&unknown, &runtime, &crate::DiskCache::of_user());
+    let expected = "p.yaml:9: filters[0].allow.capabilities[1]: `proxy_lag` is no hostcall, WASI function or callback";
+    assert_eq!(refused.expect_err("unknown").to_string(), expected);
+}
+
+#[test]
 fn what_a_plugin_refuses_is_told_with_the_line_of_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let check = |configuration: &str, expected: &str| {

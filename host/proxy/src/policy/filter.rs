@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use portcullis_runtime::{FailurePolicy, Limits, PluginSpec, UnknownImports};
 
+use super::allow::Allowed;
 use super::cluster::Cluster;
-use super::limits::{BODY_BYTES, CALLBACK_TIME, MEMORY_BYTES, START_TIME};
+use super::limits::{BODY_BYTES, CALLBACK_TIME, CALLOUTS, LOG_LINES, MEMORY_BYTES, START_TIME};
 use super::module::WasmModule;
 use super::node::Node;
 use super::place::{Place, Problem};
@@ -30,6 +31,8 @@ pub struct Filter {
     pub failure_policy: FailurePolicy,
     /// What becomes of a module that imports what this host does not have.
     pub unknown_imports: UnknownImports,
+    /// What of the host it may use.
+    pub allow: Allowed,
     /// Its bounds; the runtime's where the operator wrote none.
     pub limits: Limits,
     /// The clusters it may call.
@@ -146,10 +149,19 @@ const KEYS: &[&str] = &[
     "failure_policy",
     "unknown_imports",
     "configuration",
+    "signature",
     "limits",
+    "allow",
     "clusters",
 ];
-const LIMIT_KEYS: &[&str] = &["memory", "body", "callback_time", "start_time"];
+const LIMIT_KEYS: &[&str] = &[
+    "memory",
+    "body",
+    "callback_time",
+    "start_time",
+    "callouts_in_flight",
+    "log_lines_per_second",
+];
 
 pub(super) fn read(
     field: &Field<'_>,
@@ -194,6 +206,10 @@ pub(super) fn read(
         Some(field) => read_limits(field),
         None => Some(Limits::default()),
     };
+    let allow = match section.optional("allow") {
+        Some(field) => Allowed::read(field),
+        None => Some(Allowed::default()),
+    };
     let mut callable = Vec::new();
     for item in section.list("clusters") {
         let Some(name) = item.string() else { continue };
@@ -215,6 +231,7 @@ pub(super) fn read(
         root_id: root_id?,
         failure_policy: failure_policy?,
         unknown_imports: unknown_imports?,
+        allow: allow?,
         limits: limits?,
         clusters: callable,
         place: section.required("module")?.place(),
@@ -244,6 +261,11 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
             .and_then(|bytes| usize::try_from(bytes).ok()),
         None => Some(default),
     };
+    let number = |key: &str, bounds: RangeInclusive<u64>, default: u64| match section.optional(key)
+    {
+        Some(field) => field.integer(bounds),
+        None => Some(default),
+    };
     // A wall bound grows with its CPU bound, so that a larger one has an effect on a throttled machine too.
     let milliseconds =
         |key: &str, bounds: RangeInclusive<Duration>, cpu_ms: u64, wall_ms: u64| match section
@@ -269,6 +291,13 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         defaults.start_cpu_ms,
         defaults.start_wall_ms,
     );
+    let default = u64::try_from(defaults.callouts_in_flight).unwrap_or(u64::MAX);
+    let callouts = number("callouts_in_flight", CALLOUTS, default);
+    let lines = number(
+        "log_lines_per_second",
+        LOG_LINES,
+        defaults.log_lines_per_second.into(),
+    );
     let ((callback_cpu_ms, callback_wall_ms), (start_cpu_ms, start_wall_ms)) = (callback?, start?);
     Some(Limits {
         memory_bytes: memory_bytes?,
@@ -277,6 +306,8 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         start_cpu_ms,
         start_wall_ms,
         body_bytes: body_bytes?,
+        callouts_in_flight: usize::try_from(callouts?).ok()?,
+        log_lines_per_second: u32::try_from(lines?).ok()?,
     })
 }
 

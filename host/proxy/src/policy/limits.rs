@@ -32,6 +32,16 @@ pub(super) const TIMEOUT: RangeInclusive<Duration> =
 pub(super) const WORKERS: RangeInclusive<u64> = 1..=512;
 /// A VM needs a page to start; Wasm's 32-bit memories end at 4 GiB, and Envoy's host at 1.
 pub(super) const MEMORY_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 30);
+/// Callouts of one plugin on one worker: the runtime's own bound.
+pub(super) const CALLOUTS: RangeInclusive<u64> =
+    0..=portcullis_runtime::limits::CALLOUTS_MAX as u64;
+/// Lines of one plugin on one worker: a million four-KiB lines a second is more than any disk takes.
+pub(super) const LOG_LINES: RangeInclusive<u64> = 0..=1_000_000;
+/// As long as a guest may ask for.
+pub(super) const PROPERTY_PATH_BYTES_MAX: usize =
+    portcullis_runtime::limits::PROPERTY_PATH_BYTES_MAX;
+/// Four lines, two of them comments, which minisign itself cuts at 8 KiB.
+pub(super) const SIGNATURE_BYTES_MAX: u64 = 32 << 10;
 /// A paused body is held in memory once a request, so it must stay far below the machine's.
 pub(super) const BODY_BYTES: RangeInclusive<u64> = 0..=(64 << 20);
 /// A callback's CPU time: the epoch ticks every 5 ms, and a request must not hold its worker for longer than a second.

@@ -6,6 +6,7 @@
 //!
 //! Keys use Envoy's words where Envoy has one. `docs/policy.md` describes each, `docs/policies/` has examples.
 
+mod allow;
 mod chains;
 mod cluster;
 mod filter;
@@ -18,6 +19,7 @@ mod place;
 mod reader;
 mod route;
 mod scalar;
+mod signature;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use allow::Allowed;
 pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
 pub use filter::{Configuration, Filter, FilterInstance};
 pub use listener::{DownstreamTls, Listener, TlsVersion};
@@ -38,6 +41,7 @@ pub use place::{Place, PolicyErrors, Problem};
 pub use portcullis_runtime::FailurePolicy;
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
+pub use signature::ModuleSignature;
 pub use tcp::TcpProxy;
 
 use node::Node;

@@ -7,6 +7,7 @@ use portcullis_runtime::Module;
 
 use super::limits::MODULE_BYTES_MAX;
 use super::reader::{self, Section};
+use super::signature::ModuleSignature;
 
 /// The bytes of a Wasm module and where they came from.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct WasmModule {
     pub control: Option<String>,
     /// Whether the control authenticates or authorises, from its metadata; such a filter may not fail open.
     pub authenticates: bool,
+    /// Who signed it, where the policy asks for that.
+    pub signature: Option<ModuleSignature>,
 }
 
 /// Where a module came from.
@@ -87,6 +90,7 @@ impl WasmModule {
         Ok(Self {
             authenticates: metadata.as_ref().is_some_and(|it| it.authenticates),
             control: metadata.map(|it| it.name),
+            signature: None,
             source,
             sha256,
             bytes,
@@ -105,13 +109,16 @@ impl WasmModule {
             Some(name) => ModuleSource::Builtin(name.to_owned()),
             None => ModuleSource::File(field.path()?),
         };
-        let module = match Self::read(source) {
+        let mut module = match Self::read(source) {
             Ok(module) => module,
             Err(reason) => {
                 field.refuse(reason);
                 return None;
             }
         };
+        if let Some(field) = section.optional("signature") {
+            module.signature = Some(ModuleSignature::read(field, &module)?);
+        }
         match sha256 {
             None => Some(module),
             Some(Some(expected)) if expected == module.sha256 => Some(module),

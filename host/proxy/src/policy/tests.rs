@@ -235,7 +235,7 @@ routes: [{name: all, cluster: up}]
             "p.yaml:16: filters[7].failure_policy: `ajar` is not a failure policy, it may be `closed` or `open`",
             "p.yaml:16: filters[7].configuration: expected a mapping, found a list",
             "p.yaml:16: filters[7].clusters[1]: there is no cluster `down`",
-            "p.yaml:19: filters[8].limits.cpu: unknown key, known here: memory, body, callback_time, start_time",
+            "p.yaml:19: filters[8].limits.cpu: unknown key, known here: memory, body, callback_time, start_time, callouts_in_flight, log_lines_per_second",
             "p.yaml:19: filters[8].limits.memory: must be from 1048576 to 1073741824 bytes",
             "p.yaml:19: filters[8].limits.callback_time: must be from 5ms to 1s",
             "p.yaml:20: filters[9].module: DIR/nameless.wasm cannot be loaded: custom section portcullis: no name",
@@ -282,6 +282,104 @@ routes:
 - {name: b, cluster: up, host: a.example, prefix: /a}
 ",
         &["p.yaml:5: routes[1]: matches the same requests as `a` on line 4"],
+    );
+}
+
+#[test]
+fn what_a_filter_may_use_is_read_or_refused() {
+    let folder = folder();
+    let filter = |text: &str| {
+        let text = format!("{HEAD}filters:\n- name: f\n  module: plain.wasm\n{text}");
+        parse(folder.path(), &text).map(|policy| std::sync::Arc::clone(&policy.filters[0]))
+    };
+    for (text, expected) in [
+        (
+            "  allow: []\n",
+            "p.yaml:7: filters[0].allow: expected a mapping, found a list",
+        ),
+        (
+            "  allow: {hostcalls: []}\n",
+            "p.yaml:7: filters[0].allow.hostcalls: unknown key, known here: capabilities, properties, foreign_functions",
+        ),
+        (
+            "  allow:\n    capabilities: []\n",
+            "p.yaml:8: filters[0].allow.capabilities: at least one is needed: Envoy reads an empty list as everything",
+        ),
+        (
+            "  allow:\n    capabilities: [[]]\n",
+            "p.yaml:8: filters[0].allow.capabilities[0]: expected a string, found a list",
+        ),
+        (
+            "  allow:\n    properties:\n    - a\n    - a..b\n",
+            "p.yaml:10: filters[0].allow.properties[1]: `a..b` is not a property path such as request.headers.x-user",
+        ),
+        (
+            "  allow:\n    foreign_functions: ['']\n",
+            "p.yaml:8: filters[0].allow.foreign_functions[0]: empty name",
+        ),
+        (
+            "  limits: {callouts_in_flight: 1025}\n",
+            "p.yaml:7: filters[0].limits.callouts_in_flight: `1025` is not a whole number from 0 to 1024",
+        ),
+        (
+            "  limits: {log_lines_per_second: 1000001}\n",
+            "p.yaml:7: filters[0].limits.log_lines_per_second: `1000001` is not a whole number from 0 to 1000000",
+        ),
+        (
+            "  signature: {file: s}\n",
+            "p.yaml:7: filters[0].signature: `minisign_public_key` is missing",
+        ),
+        (
+            "  signature: {minisign_public_key: x, file: plain.wasm}\n",
+            "p.yaml:7: filters[0].signature.minisign_public_key: `x` is not a minisign public key: ",
+        ),
+        (
+            "  signature: {minisign_public_key: RWSIwnFxAXT+CFDifA9q6E7wsJDfypDWYc/yY60s1DsU8IGqirvlxgrJ, file: plain.wasm}\n",
+            "p.yaml:7: filters[0].signature.file: DIR/plain.wasm is not a minisign signature: ",
+        ),
+        (
+            "  signature: {minisign_public_key: RWSIwnFxAXT+CFDifA9q6E7wsJDfypDWYc/yY60s1DsU8IGqirvlxgrJ, file: none}\n",
+            "p.yaml:7: filters[0].signature.file: cannot read DIR/none: no such file",
+        ),
+    ] {
+        let problems = filter(text).expect_err(text);
+        let expected = expected.replace("DIR", &folder.path().display().to_string());
+        assert!(
+            problems.lines().any(|line| line.starts_with(&expected)),
+            "{problems}"
+        );
+    }
+    let plain = filter("").unwrap();
+    assert!(plain.allow.lists.is_everything());
+    assert_eq!(plain.limits, portcullis_runtime::Limits::default());
+    let text = "  limits: {callouts_in_flight: 0, log_lines_per_second: 5}
+  allow:
+    capabilities: [proxy_log, fd_write]
+    properties: []
+    foreign_functions: [sign]
+";
+    let bound = filter(text).unwrap();
+    assert_eq!(
+        (
+            bound.limits.callouts_in_flight,
+            bound.limits.log_lines_per_second
+        ),
+        (0, 5)
+    );
+    let lists = &bound.allow.lists;
+    let names = |list: &Option<std::collections::BTreeSet<String>>| {
+        list.iter().flatten().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(names(&lists.capabilities), ["fd_write", "proxy_log"]);
+    assert_eq!(names(&lists.foreign_functions), ["sign"]);
+    assert_eq!(
+        lists.properties.as_ref().map(|it| it.iter().count()),
+        Some(0)
+    );
+    let place = bound.allow.place_of("fd_write").unwrap();
+    assert_eq!(
+        (place.line, &*place.key),
+        (9, "filters[0].allow.capabilities[1]")
     );
 }
 

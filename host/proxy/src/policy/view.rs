@@ -115,6 +115,10 @@ fn filter(policy: &Policy, filter: &Filter) -> Value {
         "name": filter.name,
         "module": filter.module.source.to_string(),
         "sha256": filter.module.sha256,
+        "signature": filter.module.signature.as_ref().map(|it| json!({
+            "minisign_public_key": it.minisign_public_key,
+            "file": it.file.display().to_string(),
+        })),
         "authenticates": filter.module.authenticates,
         "failure_policy": match filter.failure_policy {
             FailurePolicy::Closed => "closed",
@@ -125,6 +129,13 @@ fn filter(policy: &Policy, filter: &Filter) -> Value {
             "body_bytes": filter.limits.body_bytes,
             "callback_cpu_ms": filter.limits.callback_cpu_ms,
             "start_cpu_ms": filter.limits.start_cpu_ms,
+            "callouts_in_flight": filter.limits.callouts_in_flight,
+            "log_lines_per_second": filter.limits.log_lines_per_second,
+        },
+        "allow": {
+            "capabilities": filter.allow.lists.capabilities,
+            "properties": filter.allow.lists.properties.as_ref().map(|it| it.iter().collect::<Vec<_>>()),
+            "foreign_functions": filter.allow.lists.foreign_functions,
         },
         "clusters": filter.clusters.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
         "configurations": Value::Object(configurations.collect()),

@@ -12,7 +12,7 @@ use crate::{
     abi::{Failure, MapType, Status},
     callout::{CalloutId, CalloutKind, HttpCall, is_complete},
     fields::FieldList,
-    limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX, CALLOUTS_MAX},
+    limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX},
 };
 
 #[expect(clippy::too_many_arguments, reason = "the ABI's own shape")]
@@ -47,7 +47,7 @@ pub(super) fn http_call(
     {
         return Err(Status::BadArgument.into());
     }
-    if state.root.calls.len() >= CALLOUTS_MAX {
+    if !state.has_room_for_callout() {
         return Err(Status::InternalFailure.into());
     }
     let id = state.owner.next_callout(CalloutKind::Http);

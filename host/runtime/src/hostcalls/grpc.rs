@@ -164,7 +164,7 @@ fn start(
     out: u32,
 ) -> Result<(), Failure> {
     let state = call.state_mut();
-    if !state.root.grpc.has_room() {
+    if !state.root.grpc.has_room() || !state.has_room_for_callout() {
         return Err(Status::InternalFailure.into());
     }
     let id = CalloutId(state.owner.next_callout(kind));

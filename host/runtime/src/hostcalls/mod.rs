@@ -19,6 +19,7 @@ mod grpc;
 mod http_fields;
 mod metrics;
 mod properties;
+pub(crate) mod restricted;
 mod shared;
 mod streams;
 mod system;
@@ -27,9 +28,9 @@ mod wasi;
 
 pub(crate) use unserved::UNSERVED;
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
-use wasmtime::{Caller, Linker, Memory};
+use wasmtime::{Caller, IntoFunc, Linker, Memory};
 
 use crate::{
     abi::{AbiVersion, Failure, Status, TrapKind},
@@ -104,8 +105,33 @@ fn answer<R: Reply>(
     }
 }
 
-/// Puts every hostcall of `abi` into `linker`. Envoy offers each module only the imports of its own ABI version; so do we.
-pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtime::Result<()> {
+/// A linker that is being filled, and the names of what can be allowed or denied.
+struct Register<'l> {
+    linker: &'l mut Linker<VmState>,
+    names: BTreeSet<&'static str>,
+}
+
+impl Register<'_> {
+    fn func_wrap<Params, Args>(
+        &mut self,
+        module: &str,
+        name: &'static str,
+        function: impl IntoFunc<VmState, Params, Args>,
+    ) -> wasmtime::Result<()> {
+        self.linker.func_wrap(module, name, function)?;
+        self.names.insert(name);
+        Ok(())
+    }
+}
+
+/// Puts every hostcall of `abi` into `linker` and tells their names. Envoy offers each module only the imports of its own ABI version; so do
+/// we.
+pub(crate) fn register(
+    linker: &mut Linker<VmState>,
+    abi: AbiVersion,
+) -> wasmtime::Result<BTreeSet<&'static str>> {
+    let names = BTreeSet::new();
+    let linker = &mut Register { linker, names };
     table! { linker, "env";
         Always  "proxy_log" system::log, (level: u32, message: u32, len: u32);
         Running "proxy_get_current_time_nanoseconds" system::current_time_nanoseconds, (out: u32);
@@ -167,7 +193,11 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
     if abi >= AbiVersion::V0_2_1 {
         table! { linker, "env"; Running "proxy_get_log_level" system::log_level, (out: u32); }
     }
-    linker.func_wrap(
+    unserved::register(linker)?;
+    wasi::register(linker)?;
+    // Parts of the machine rather than of the host: no allow-list is about them.
+    let plain = &mut *linker.linker;
+    plain.func_wrap(
         "env",
         "pthread_equal",
         |caller: Caller<'_, VmState>, left: u32, right: u32| match caller.data().mode {
@@ -176,9 +206,8 @@ pub(crate) fn register(linker: &mut Linker<VmState>, abi: AbiVersion) -> wasmtim
         },
     )?;
     // Not restricted: Envoy ends an emscripten guest whose allocator must grow the memory, which helps nobody.
-    linker.func_wrap("env", "emscripten_notify_memory_growth", |_: u32| {})?;
-    unserved::register(linker)?;
-    wasi::register(linker)
+    plain.func_wrap("env", "emscripten_notify_memory_growth", |_: u32| {})?;
+    Ok(std::mem::take(&mut linker.names))
 }
 
 /// One hostcall under way: the caller, and its memory.

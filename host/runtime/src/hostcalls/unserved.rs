@@ -4,9 +4,9 @@
 //! Sources: `envoy_resolve_dns` of Envoy (source/extensions/common/wasm/wasm.cc); the others of Higress (higress-group/proxy-wasm-cpp-host
 //! `include/proxy-wasm/exports.h`), which offers them whatever a module's ABI version.
 
-use wasmtime::{Caller, Linker};
+use wasmtime::Caller;
 
-use super::{Call, When, answer};
+use super::{Call, Register, When, answer};
 use crate::{
     abi::{Failure, Status},
     state::VmState,
@@ -22,7 +22,7 @@ pub(crate) const UNSERVED: [&str; 6] = [
     "proxy_set_upstream_override_host",
 ];
 
-pub(super) fn register(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+pub(super) fn register(linker: &mut Register<'_>) -> wasmtime::Result<()> {
     table! { linker, "env";
         Running "envoy_resolve_dns" three, (_address: u32, _len: u32, _token: u32);
         Running "proxy_get_upstream_hosts" two, (_out: u32, _out_len: u32);

@@ -7,9 +7,9 @@
 
 use std::rc::Rc;
 
-use wasmtime::{Caller, Linker};
+use wasmtime::Caller;
 
-use super::{Call, Reply, When, answer, system::log_output};
+use super::{Call, Register, Reply, When, answer, system::log_output};
 use crate::{
     abi::{Failure, LogLevel, Status, TrapKind},
     limits::{IOVECS_MAX, LOG_BYTES_MAX, RANDOM_BYTES_MAX},
@@ -48,7 +48,7 @@ impl Reply for Errno {
 
 type Answer = Result<Errno, Failure>;
 
-pub(super) fn register(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+pub(super) fn register(linker: &mut Register<'_>) -> wasmtime::Result<()> {
     for module in ["wasi_snapshot_preview1", "wasi_unstable"] {
         table! { linker, module;
             Started "args_get" success2, (_argv: u32, _buffer: u32);
