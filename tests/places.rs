@@ -29,7 +29,7 @@ impl Here {
         )?;
         let options = ServeOptions {
             module_cache: Some(served::module_cache()?),
-            signals: false,
+            ..ServeOptions::default()
         };
         Ok(Self(Some(serve(policy, options)?)))
     }

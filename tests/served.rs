@@ -67,22 +67,25 @@ pub(crate) fn export(policy: &Path, out: &Path) -> Result<PathBuf> {
 pub(crate) struct Served {
     pub(crate) process: Process,
     admin: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Served {
     /// Starts it with `policy`, to which an `admin` is added, and waits until it is ready.
     pub(crate) fn start(policy: &Value) -> Result<Self> {
+        Self::start_with(policy, &[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(policy: &Value, arguments: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let admin = free_address()?;
-        let mut policy = policy.clone();
-        if let Some(keys) = policy.as_object_mut() {
-            keys.insert("admin".into(), json!({"address": admin.to_string()}));
-        }
-        let path = folder.path().join("policy.yaml");
-        fs::write(&path, serde_json::to_string_pretty(&policy)?)?;
+        write(&folder, admin, policy)?;
         let mut process = Process::start(
-            command()?.arg("serve").arg(&path),
+            command()?
+                .arg("serve")
+                .arg(folder.path().join("policy.yaml"))
+                .args(arguments),
             &folder.path().join("log"),
         )?;
         until(READY_BOUND, "portcullis to serve", || {
@@ -95,8 +98,18 @@ impl Served {
         Ok(Self {
             process,
             admin,
-            _folder: folder,
+            folder,
         })
+    }
+
+    /// Puts another policy into the file, whole at once.
+    pub(crate) fn write(&self, policy: &Value) -> Result<()> {
+        write(&self.folder, self.admin, policy)
+    }
+
+    /// The policy file.
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.folder.path().join("policy.yaml")
     }
 
     /// Gets `path` from the admin interface.
@@ -113,6 +126,16 @@ impl Served {
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum())
     }
+}
+
+fn write(folder: &TempDir, admin: SocketAddr, policy: &Value) -> Result<()> {
+    let mut policy = policy.clone();
+    if let Some(keys) = policy.as_object_mut() {
+        keys.insert("admin".into(), json!({"address": admin.to_string()}));
+    }
+    let beside = folder.path().join("policy.new");
+    fs::write(&beside, serde_json::to_string_pretty(&policy)?)?;
+    Ok(fs::rename(beside, folder.path().join("policy.yaml"))?)
 }
 
 /// Asks an admin interface, under the name that it listens by: it answers to no other.

@@ -1,31 +1,32 @@
-//! The front thread: accepts connections and hands each to the least-loaded worker, keeps names resolved, answers the admin listener.
+//! Listening sockets: binds them, accepts connections and hands each to the least-loaded worker.
 //!
 //! `SO_REUSEPORT` alone would leave a few HTTP/2 connections on one core (design, §3).
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::{Accepted, Place};
 use crate::limits::{ACCEPT_BACKLOG, CONNECTIONS_MAX};
+use crate::policy::Listener;
 use crate::tls::ServerTls;
 use crate::worker::{Command, WorkerRef};
 
-/// A bound socket and the TLS spoken on it.
+/// A bound socket.
 #[derive(Debug)]
 pub(crate) struct Bound {
     /// Where it listens, the port chosen by the system included.
     pub(crate) address: SocketAddr,
     listener: std::net::TcpListener,
-    tls: Option<Arc<ServerTls>>,
-    /// Its place in the policy; what the admin page listens on has none.
-    pub(crate) index: usize,
 }
 
 impl Bound {
@@ -34,7 +35,7 @@ impl Bound {
     /// # Errors
     ///
     /// The address is in use or not this machine's.
-    pub(crate) fn new(address: SocketAddr, tls: Option<Arc<ServerTls>>) -> io::Result<Self> {
+    pub(crate) fn new(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -46,21 +47,108 @@ impl Bound {
         socket.listen(ACCEPT_BACKLOG)?;
         let listener = std::net::TcpListener::from(socket);
         let address = listener.local_addr()?;
-        Ok(Self {
-            address,
-            listener,
-            tls,
-            index: usize::MAX,
-        })
+        Ok(Self { address, listener })
     }
 
-    /// As a tokio listener, for the admin page.
+    /// As a tokio listener.
     ///
     /// # Errors
     ///
     /// The event loop takes no more.
     pub(crate) fn into_tokio(self) -> io::Result<TcpListener> {
         TcpListener::from_std(self.listener)
+    }
+}
+
+/// What a listener is, and asks of its clients. A reload that changes it puts other terms in their place; connections keep theirs.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    /// Its name.
+    pub(crate) listener: String,
+    /// Whether bytes are passed on as they are.
+    pub(crate) is_tcp: bool,
+    /// The TLS spoken.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// Shared with the terms before that let in the same clients.
+    ended: Arc<AtomicBool>,
+}
+
+impl Terms {
+    /// Those of a listener.
+    pub(crate) fn new(listener: &Listener, tls: Option<&Arc<ServerTls>>) -> Self {
+        Self {
+            listener: listener.name.clone(),
+            is_tcp: listener.tcp.is_some(),
+            tls: tls.cloned(),
+            ended: Arc::default(),
+        }
+    }
+
+    /// These are followed by `next`: where they let in others, or serve them otherwise, they end.
+    pub(crate) fn be_followed_by(&self, next: Self) -> Self {
+        if self.ask_the_same(&next) {
+            let ended = Arc::clone(&self.ended);
+            return Self { ended, ..next };
+        }
+        self.end();
+        next
+    }
+
+    /// Has the connections under these terms closed, each after the requests it has open.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they have ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether a client that these let in is let in by those too, and served by the same means.
+    fn ask_the_same(&self, other: &Self) -> bool {
+        let tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.policy.asks_the_same(&other.policy),
+            _ => false,
+        };
+        tls && self.is_tcp == other.is_tcp
+    }
+}
+
+/// What becomes of a socket while it listens.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// For the connections to come.
+    pub(crate) terms: RefCell<Arc<Terms>>,
+    stop: Notify,
+}
+
+impl Control {
+    /// Listen, on these terms.
+    pub(crate) fn new(terms: Terms) -> Rc<Self> {
+        Rc::new(Self {
+            terms: RefCell::new(Arc::new(terms)),
+            stop: Notify::new(),
+        })
+    }
+
+    /// Other terms from now on.
+    pub(crate) fn follow(&self, next: Terms) {
+        let mut terms = self.terms.borrow_mut();
+        let next = terms.be_followed_by(next);
+        if terms.have_ended() {
+            tracing::info!(
+                listener = next.listener,
+                "connections from before are closed after their requests: others are let in now"
+            );
+        }
+        *terms = Arc::new(next);
+    }
+
+    /// Accept what waits already, and then no more. What is open is closed after its requests.
+    pub(crate) fn stop(&self) {
+        self.terms.borrow().end();
+        self.stop.notify_one();
     }
 }
 
@@ -82,59 +170,82 @@ impl Dispatcher {
         }
     }
 
-    /// Accepts until it is dropped.
-    pub(crate) async fn accept(self: Arc<Self>, bound: Bound) {
-        let (destination, tls, index) = (bound.address, bound.tls.clone(), bound.index);
+    /// Accepts until it is told to stop.
+    pub(crate) async fn accept(self: Arc<Self>, bound: Bound, control: Rc<Control>) {
+        let address = bound.address;
         let listener = match bound.into_tokio() {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(address = %destination, %error, "listener lost");
+                tracing::error!(%address, %error, "listener lost");
                 return;
             }
         };
         loop {
-            let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
-                return;
+            let next = async {
+                let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
+                Some((permit, listener.accept().await))
             };
-            match listener.accept().await {
-                Ok((stream, source)) => {
-                    let local = stream.local_addr().unwrap_or(destination);
-                    let Ok(stream) = stream.into_std() else {
-                        continue;
-                    };
-                    let worker = self
-                        .workers
-                        .iter()
-                        .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
-                    let Some(worker) = worker else { return };
-                    worker.connections.fetch_add(1, Ordering::Relaxed);
-                    let place = Place {
-                        worker: Arc::clone(&worker.connections),
-                        _permit: permit,
-                    };
-                    let accepted = Accepted {
-                        stream,
-                        source,
-                        destination: local,
-                        tls: tls.clone(),
-                        listener: index,
-                        id: self.next_id.fetch_add(1, Ordering::Relaxed),
-                        place,
-                    };
-                    if worker
-                        .commands
-                        .send(Command::Serve(Box::new(accepted)))
-                        .is_err()
-                    {
-                        tracing::error!("a worker is gone");
-                    }
+            let next = tokio::select! {
+                biased;
+                () = control.stop.notified() => break,
+                next = next => next,
+            };
+            match next {
+                None => return,
+                Some((permit, Ok((stream, source)))) => {
+                    self.give(stream, source, address, permit, &control);
                 }
-                Err(error) => {
+                Some((_, Err(error))) => {
                     // Out of file descriptors, mostly: connections have to end before there are more.
-                    tracing::warn!(address = %destination, %error, "connection cannot be accepted");
+                    tracing::warn!(%address, %error, "connection cannot be accepted");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
+        }
+        // Clients that have been told by the system that they are connected are not to be told otherwise.
+        let mut context = Context::from_waker(Waker::noop());
+        while let Ok(permit) = Arc::clone(&self.places).try_acquire_owned()
+            && let Poll::Ready(Ok((stream, source))) = listener.poll_accept(&mut context)
+        {
+            self.give(stream, source, address, permit, &control);
+        }
+    }
+
+    fn give(
+        &self,
+        stream: TcpStream,
+        source: SocketAddr,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        control: &Control,
+    ) {
+        let destination = stream.local_addr().unwrap_or(address);
+        let Ok(stream) = stream.into_std() else {
+            return;
+        };
+        let worker = self
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.connections.load(Ordering::Relaxed));
+        let Some(worker) = worker else { return };
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        let accepted = Accepted {
+            stream,
+            source,
+            destination,
+            terms: Arc::clone(&control.terms.borrow()),
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            place: Place {
+                worker: Arc::clone(&worker.connections),
+                _permit: permit,
+            },
+        };
+        if worker
+            .commands
+            .send(Command::Serve(Box::new(accepted)))
+            .is_err()
+        {
+            tracing::error!("a worker is gone");
         }
     }
 }

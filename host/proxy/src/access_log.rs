@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,16 +19,19 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::connection::Connection;
+use crate::edition::RouteState;
 use crate::limits::ACCESS_LOG_LINES_MAX;
 use crate::policy;
 use crate::stream::Record;
-use crate::worker::RouteState;
 
 /// Where lines are handed in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
     lines: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
+    policy: policy::AccessLog,
+    /// Device and number of the file.
+    inode: Option<(u64, u64)>,
 }
 
 #[derive(Serialize)]
@@ -50,27 +54,54 @@ struct Line<'a> {
 }
 
 impl AccessLog {
-    /// Opens it; `None` where it is off.
+    /// Opens it; `None` where it is off. An `earlier` one that writes to the same place goes on, unless its file was moved away since.
     ///
     /// # Errors
     ///
     /// The file cannot be opened for appending; the reason names it.
-    pub(crate) fn open(policy: &policy::AccessLog) -> Result<Option<Self>, String> {
+    pub(crate) fn open(
+        policy: &policy::AccessLog,
+        earlier: Option<&Self>,
+    ) -> Result<Option<Self>, String> {
+        if let Some(earlier) = earlier.filter(|it| it.policy == *policy && it.is_in_place()) {
+            return Ok(Some(earlier.clone()));
+        }
+        let mut inode = None;
         let out: Box<dyn Write + Send> = match policy {
             policy::AccessLog::Off => return Ok(None),
             policy::AccessLog::Stdout => Box::new(io::stdout()),
-            policy::AccessLog::File(path) => Box::new(
-                append_to(path)
-                    .map_err(|error| format!("cannot append to {}: {error}", path.display()))?,
-            ),
+            policy::AccessLog::File(path) => {
+                let file = append_to(path)
+                    .map_err(|error| format!("cannot append to {}: {error}", path.display()))?;
+                inode = file.metadata().ok().map(|it| (it.dev(), it.ino()));
+                Box::new(file)
+            }
         };
         let (lines, queue) = sync_channel(ACCESS_LOG_LINES_MAX);
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_all(out, &queue))
             .map_err(|error| format!("no thread for the access log: {error}"))?;
-        let dropped = Arc::default();
-        Ok(Some(Self { lines, dropped }))
+        let dropped = earlier
+            .map(|it| Arc::clone(&it.dropped))
+            .unwrap_or_default();
+        Ok(Some(Self {
+            lines,
+            dropped,
+            policy: policy.clone(),
+            inode,
+        }))
+    }
+
+    /// Whether its file is still the one of its name: not after a rotation.
+    fn is_in_place(&self) -> bool {
+        match &self.policy {
+            policy::AccessLog::File(path) => {
+                let found = std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
+                found.ok() == self.inode
+            }
+            policy::AccessLog::Off | policy::AccessLog::Stdout => true,
+        }
     }
 
     /// Lines dropped because the writer did not keep up.
@@ -157,12 +188,33 @@ mod tests {
         let path = folder.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         assert!(made.unwrap().success());
-        let error = AccessLog::open(&policy::AccessLog::File(path.clone())).unwrap_err();
+        let error = AccessLog::open(&policy::AccessLog::File(path.clone()), None).unwrap_err();
         let expected = format!("cannot append to {}: ", path.display());
         assert!(error.starts_with(&expected), "{error}");
         // With a reader it is a log like any other.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
         let _reader = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
-        assert!(AccessLog::open(&policy::AccessLog::File(path)).is_ok());
+        assert!(AccessLog::open(&policy::AccessLog::File(path), None).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let to_file = policy::AccessLog::File(path.clone());
+        let open = |policy, earlier: Option<&AccessLog>| AccessLog::open(policy, earlier).unwrap();
+        let first = open(&to_file, None).unwrap();
+        first.dropped.store(3, Ordering::Relaxed);
+        let same = open(&to_file, Some(&first)).unwrap();
+        assert_eq!(same.inode, first.inode);
+        std::fs::rename(&path, folder.path().join("log.1")).unwrap();
+        let next = open(&to_file, Some(&same)).unwrap();
+        assert_ne!(next.inode, first.inode);
+        assert_eq!(next.dropped(), 3, "counted on");
+        assert!(open(&policy::AccessLog::Off, Some(&next)).is_none());
+        assert_eq!(
+            open(&policy::AccessLog::Stdout, Some(&next)).unwrap().inode,
+            None
+        );
     }
 }

@@ -3,9 +3,7 @@
 //! A browser on the same machine may be told to come here by a foreign page; a `Host` that is not loopback is refused (DNS rebinding).
 
 use std::convert::Infallible;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,29 +17,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::spawn_local;
 
 use crate::acceptor::Bound;
-use crate::figures::Figures;
+use crate::front::Front;
 use crate::limits::FIRST_REQUEST_TIMEOUT;
 
 /// What the admin listener shows.
-#[derive(Debug)]
-pub(crate) struct Admin {
-    figures: Figures,
-    ready: Arc<AtomicBool>,
-    policy: Bytes,
-}
+pub(crate) struct Admin(Weak<Front>);
 
 impl Admin {
-    /// Of a proxy that is ready as long as `ready` says so.
-    pub(crate) fn new(figures: Figures, ready: Arc<AtomicBool>) -> Self {
-        let policy = figures.plan.policy.view();
-        let policy = serde_json::to_vec_pretty(&policy)
-            .unwrap_or_default()
-            .into();
-        Self {
-            figures,
-            ready,
-            policy,
-        }
+    /// Of this front thread, for as long as it runs.
+    pub(crate) fn new(front: Weak<Front>) -> Self {
+        Self(front)
     }
 
     /// Serves until it is dropped.
@@ -74,6 +59,16 @@ impl Admin {
         }
     }
 
+    fn policy(front: &Front) -> Bytes {
+        let mut policy = front.plan().policy.view();
+        if let Some(keys) = policy.as_object_mut() {
+            keys.insert("reload".into(), front.reloads.borrow().view());
+        }
+        serde_json::to_vec_pretty(&policy)
+            .unwrap_or_default()
+            .into()
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let text = "text/plain; charset=utf-8";
         let (status, kind, body) = if !is_for_loopback(request.headers()) {
@@ -89,20 +84,23 @@ impl Admin {
                 Bytes::from_static(b"only GET\n"),
             )
         } else {
-            match request.uri().path() {
-                "/ready" if self.ready.load(Ordering::Relaxed) => {
+            let front = self.0.upgrade();
+            match (request.uri().path(), front) {
+                ("/ready", Some(front)) if front.ready.get() => {
                     (StatusCode::OK, text, Bytes::from_static(b"ready\n"))
                 }
-                "/ready" => (
+                ("/ready", _) | (_, None) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     text,
                     Bytes::from_static(b"draining\n"),
                 ),
-                "/metrics" => {
+                ("/metrics", Some(front)) => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                    (StatusCode::OK, kind, Bytes::from(self.figures.to_text()))
+                    (StatusCode::OK, kind, Bytes::from(front.figures().to_text()))
                 }
-                "/policy" => (StatusCode::OK, "application/json", self.policy.clone()),
+                ("/policy", Some(front)) => {
+                    (StatusCode::OK, "application/json", Self::policy(&front))
+                }
                 _ => (
                     StatusCode::NOT_FOUND,
                     text,

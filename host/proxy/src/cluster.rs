@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -20,7 +20,7 @@ pub(crate) struct Cluster {
     /// TLS towards it.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// Figures for `/metrics`.
-    pub(crate) stats: ClusterStats,
+    pub(crate) stats: Arc<ClusterStats>,
     addresses: Mutex<Addresses>,
     generation: AtomicU64,
 }
@@ -45,12 +45,15 @@ pub(crate) struct ClusterStats {
 }
 
 impl Cluster {
-    /// A cluster with its fixed addresses; names are not resolved yet.
+    /// A cluster with its fixed addresses; names are not resolved yet. It counts on from an `earlier` one of its name.
     ///
     /// # Errors
     ///
     /// The system's roots cannot be read.
-    pub(crate) fn new(policy: Arc<policy::Cluster>) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(
+        policy: Arc<policy::Cluster>,
+        earlier: Option<&Self>,
+    ) -> Result<Self, rustls::Error> {
         let tls = match &policy.tls {
             Some(tls) => Some(Arc::new(client_config(tls, policy.protocol)?)),
             None => None,
@@ -60,7 +63,7 @@ impl Cluster {
         Ok(Self {
             policy,
             tls,
-            stats: ClusterStats::default(),
+            stats: earlier.map(|it| Arc::clone(&it.stats)).unwrap_or_default(),
             addresses: Mutex::new(Addresses { by_endpoint, all }),
             generation: AtomicU64::new(0),
         })
@@ -131,10 +134,9 @@ impl Cluster {
 }
 
 /// Resolves all names of all clusters once, for as long as the start may wait.
-pub(crate) async fn resolve_first(clusters: &[Arc<Cluster>]) {
+pub(crate) async fn resolve_first(clusters: impl Iterator<Item = Arc<Cluster>>) {
     let mut resolving = tokio::task::JoinSet::new();
-    for cluster in clusters.iter().filter(|cluster| cluster.has_names()) {
-        let cluster = Arc::clone(cluster);
+    for cluster in clusters.filter(|cluster| cluster.has_names()) {
         resolving.spawn(async move {
             if tokio::time::timeout(DNS_TIMEOUT, cluster.resolve())
                 .await
@@ -150,14 +152,13 @@ pub(crate) async fn resolve_first(clusters: &[Arc<Cluster>]) {
     resolving.join_all().await;
 }
 
-/// Keeps one cluster's addresses fresh, for ever.
-pub(crate) async fn keep_resolved(cluster: Arc<Cluster>) {
-    if !cluster.has_names() {
-        return;
-    }
-    loop {
+/// Keeps one cluster's addresses fresh, for as long as anybody else has it.
+pub(crate) async fn keep_resolved(cluster: Weak<Cluster>) {
+    while cluster.upgrade().is_some_and(|it| it.has_names()) {
         tokio::time::sleep(DNS_PERIOD).await;
-        cluster.resolve().await;
+        if let Some(cluster) = cluster.upgrade() {
+            cluster.resolve().await;
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use crate::acceptor::Terms;
 use crate::fields::Scheme;
 use crate::limits::{
     CLOSE_GRACE, CONNECTION_IDLE_TIMEOUT, CONNECTION_STALL_TIMEOUT, FIRST_REQUEST_TIMEOUT,
@@ -32,7 +33,6 @@ use crate::limits::{
 use crate::request;
 use crate::spawn::Local;
 use crate::tcp;
-use crate::tls::ServerTls;
 use crate::worker::Worker;
 
 /// A connection as it comes from the acceptor.
@@ -44,10 +44,8 @@ pub(crate) struct Accepted {
     pub(crate) source: std::net::SocketAddr,
     /// The listener's end.
     pub(crate) destination: std::net::SocketAddr,
-    /// The listener's TLS.
-    pub(crate) tls: Option<Arc<ServerTls>>,
-    /// The listener's place in the policy.
-    pub(crate) listener: usize,
+    /// What its listener asked for then.
+    pub(crate) terms: Arc<Terms>,
     /// Unique in the process.
     pub(crate) id: u64,
     /// Gives the place back when dropped.
@@ -86,6 +84,7 @@ pub(crate) struct Connection {
     stall_timeout: Duration,
     closing: Cell<Closing>,
     close: Notify,
+    terms: Arc<Terms>,
     _place: Place,
 }
 
@@ -135,6 +134,9 @@ impl Connection {
 
     /// Closes what has stood still for too long.
     pub(crate) fn sweep(&self, now: Instant) {
+        if self.terms.have_ended() {
+            self.close_gracefully(now);
+        }
         let moved = self.moved.load(Ordering::Relaxed);
         if self.moved_seen.replace(moved) != moved {
             self.moved_at.set(now);
@@ -163,8 +165,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         stream,
         source,
         destination,
-        tls,
-        listener,
+        terms,
         id,
         place,
     } = accepted;
@@ -185,8 +186,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         tls: None,
         state: Default::default(),
     };
-    match tls {
-        None => run(&worker, stream, info, Scheme::Http, place, listener).await,
+    let on = (Rc::clone(&worker), Arc::clone(&terms), place);
+    match &terms.tls {
+        None => run(on, stream, info, Scheme::Http).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
             match tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -195,7 +197,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                         tls: Some(tls.facts(stream.get_ref().1)),
                         ..info
                     };
-                    run(&worker, stream, info, Scheme::Https, place, listener).await;
+                    run(on, stream, info, Scheme::Https).await;
                 }
                 Ok(Err(error)) => {
                     worker.stats.count_handshake_failure();
@@ -211,18 +213,25 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 }
 
 async fn run<S>(
-    worker: &Rc<Worker>,
+    (worker, terms, place): (Rc<Worker>, Arc<Terms>, Place),
     stream: S,
     info: ConnectionInfo,
     scheme: Scheme,
-    place: Place,
-    listener: usize,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let moved = Arc::new(AtomicU64::new(0));
     let now = Instant::now();
-    let tcp = worker.tcp_route(listener);
+    let edition = worker.edition();
+    let tcp = if terms.is_tcp {
+        // Taken out since the connection was accepted.
+        let Some(route) = edition.tcp_route(&terms.listener) else {
+            return;
+        };
+        Some(route)
+    } else {
+        None
+    };
     let connection = Rc::new(Connection {
         info: Rc::new(info),
         scheme,
@@ -237,15 +246,24 @@ async fn run<S>(
             .map_or(CONNECTION_STALL_TIMEOUT, |route| route.idle_timeout),
         closing: Cell::new(Closing::No),
         close: Notify::new(),
+        terms: Arc::clone(&terms),
         _place: place,
     });
     worker.connections.add(&connection);
     if let Some(route) = tcp {
         // In a box of its own: an HTTP connection's task is no larger for it.
-        return Box::pin(tcp::serve(worker, &route, &connection, stream, &moved)).await;
+        return Box::pin(tcp::serve(
+            &edition.stay(),
+            &route,
+            &connection,
+            stream,
+            &moved,
+        ))
+        .await;
     }
+    drop(edition);
     let service =
-        service_fn(|request| request::serve(Rc::clone(worker), Rc::clone(&connection), request));
+        service_fn(|request| request::serve(worker.edition(), Rc::clone(&connection), request));
     let io = Watched::new(stream, moved);
     let mut serving = std::pin::pin!(worker.http.serve_connection_with_upgrades(io, service));
     loop {

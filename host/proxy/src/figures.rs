@@ -16,16 +16,20 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::plan::Plan;
+use crate::reload::Reloads;
 use crate::stats::DURATION_BOUNDS_MS;
-use crate::worker::{Plan, PluginFigures, WorkerRef};
+use crate::worker::WorkerRef;
 
 /// Where the figures are.
 #[derive(Clone)]
 pub(crate) struct Figures {
     /// Requests and connections.
     pub(crate) workers: Vec<WorkerRef>,
-    /// Plugins, by worker.
-    pub(crate) plugins: Vec<PluginFigures>,
+    /// Plugins, once a worker.
+    pub(crate) plugins: Vec<(String, Arc<PluginStats>)>,
+    /// What became of reloads.
+    pub(crate) reloads: Reloads,
     /// Clusters, and the metrics that plugins define.
     pub(crate) plan: Arc<Plan>,
 }
@@ -136,6 +140,39 @@ impl Figures {
         )
     }
 
+    fn reloads(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let samples = [
+            ("done", self.reloads.done),
+            ("refused", self.reloads.refused),
+        ];
+        let label = |result: &str| vec![("result", result.to_owned())];
+        counters(
+            encoder,
+            "portcullis_reloads",
+            "Policies that were to take the place of the running one",
+            samples.map(|(result, count)| (label(result), count)).into(),
+        )?;
+        gauges(
+            encoder,
+            "portcullis_last_reload_refused",
+            "1 where the last reload was refused: the policy that runs is not the one that is written",
+            vec![(vec![], u64::from(self.reloads.is_last_refused()))],
+        )?;
+        let earlier = self.workers.iter().enumerate().map(|(index, worker)| {
+            let count = worker.editions.load(Ordering::Relaxed);
+            (
+                vec![("worker", index.to_string())],
+                u64::try_from(count).unwrap_or(u64::MAX),
+            )
+        });
+        gauges(
+            encoder,
+            "portcullis_earlier_policies",
+            "Policies that were replaced and still have requests",
+            earlier.collect(),
+        )
+    }
+
     fn clusters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut opened = Vec::new();
         let mut failed = Vec::new();
@@ -180,7 +217,7 @@ impl Figures {
     /// All workers' counters of every plugin.
     fn by_plugin(&self) -> BTreeMap<&str, Vec<&PluginStats>> {
         let mut plugins: BTreeMap<&str, Vec<&PluginStats>> = BTreeMap::new();
-        for (name, stats) in self.plugins.iter().flatten() {
+        for (name, stats) in &self.plugins {
             plugins.entry(name).or_default().push(stats);
         }
         plugins
@@ -383,6 +420,7 @@ impl Figures {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.requests(&mut encoder)?;
+        self.reloads(&mut encoder)?;
         self.clusters(&mut encoder)?;
         self.plugins(&mut encoder)?;
         self.custom(&mut encoder)

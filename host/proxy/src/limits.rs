@@ -91,6 +91,19 @@ pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
 pub(crate) const EPOCH_PERIOD: Duration = Duration::from_millis(5);
 /// Bytes of a compiled module in the cache: the largest built-in one takes 2 MB.
 pub(crate) const MODULE_CACHE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Earlier policies that exchanges of one worker may still run on. Each holds a VM of every plugin; a reload above it waits, at most for the
+/// drain time-out, and then ends the plugins of the earliest.
+pub(crate) const EDITIONS_EARLIER_MAX: usize = 4;
+/// How long a plugin that was asked to end may go on, for a last callout say.
+pub(crate) const EDITION_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often such a plugin is looked at.
+pub(crate) const EDITION_END_PERIOD: Duration = Duration::from_millis(50);
+/// How often a reload that waits for room looks again.
+pub(crate) const RELOAD_ROOM_PERIOD: Duration = Duration::from_millis(5);
+/// How often the policy file is looked at. What is read must have stood still for so long: an editor may be half through.
+pub(crate) const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// Problems of a refused reload that `/policy` shows; the log has all.
+pub(crate) const RELOAD_PROBLEMS_SHOWN: usize = 100;
 /// How long a filter may hold an exchange. Envoy's `stream_idle_timeout`.
 pub(crate) const PAUSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Local responses in place of local responses, within one exchange: one a filter would do, more is a loop.

@@ -18,6 +18,7 @@ use portcullis_runtime::{Direction, Exchange, Protocol};
 
 use crate::body::{Filtered, RequestBody};
 use crate::connection::Connection;
+use crate::edition::Edition;
 use crate::fields::{HttpFields, Pseudo};
 use crate::forward::{Forwarded, flags_of, forward, upstream_request};
 use crate::forwarded;
@@ -27,7 +28,6 @@ use crate::phase::{Answered, Reset, Settled, settle, stream_info};
 use crate::reroute;
 use crate::response::{answer, held_too_long, relay, respond};
 use crate::stream::{Diversion, Flags, Record, Stream};
-use crate::worker::Worker;
 
 /// Serves one request.
 ///
@@ -35,7 +35,7 @@ use crate::worker::Worker;
 ///
 /// [`Reset`] where there is to be no answer.
 pub(crate) async fn serve(
-    worker: Rc<Worker>,
+    edition: Rc<Edition>,
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
 ) -> Answered {
@@ -63,13 +63,13 @@ pub(crate) async fn serve(
         upstream: None,
         protocol,
         begun,
-        begun_unix_ns: worker.embedder.unix_ns(),
+        begun_unix_ns: edition.embedder.unix_ns(),
     };
     let mut fields = match read_head(parts, &connection) {
         Ok(fields) => fields,
         Err(problem) => {
             record.flags.insert(Flags::DOWNSTREAM_PROTOCOL);
-            return refuse(worker, connection, record, problem).await;
+            return refuse(edition, connection, record, problem).await;
         }
     };
     let Pseudo::Request {
@@ -79,7 +79,7 @@ pub(crate) async fn serve(
         return Err(Reset);
     };
     record.path = Some(path.clone());
-    let route = worker.route(&host_of(authority), path.path());
+    let route = edition.route(&host_of(authority), path.path());
     let upgrade = upgrade.filter(|_| !route.reads_request_body && !route.reads_response_body);
     forwarded::remove_hop_by_hop(&mut fields.headers, upgrade.is_some());
     forwarded::describe_client(
@@ -91,7 +91,7 @@ pub(crate) async fn serve(
     for name in &route.owned_elsewhere {
         fields.headers.remove(name);
     }
-    let stream = Stream::new(worker, route, connection, record);
+    let stream = Stream::new(edition, route, connection, record);
     run(stream, fields, incoming, upgrade).await
 }
 
@@ -185,12 +185,12 @@ async fn run(
 /// A request that cannot be routed, answered all the same with the headers that filters put on answers. These see an empty GET in its
 /// place: what was sent is not fit to be looked at.
 async fn refuse(
-    worker: Rc<Worker>,
+    edition: Rc<Edition>,
     connection: Rc<Connection>,
     record: Record,
     problem: Problem,
 ) -> Answered {
-    let route = Rc::clone(&worker.refused);
+    let route = Rc::clone(&edition.refused);
     let pseudo = Pseudo::Request {
         method: Method::GET,
         scheme: connection.scheme,
@@ -201,7 +201,7 @@ async fn refuse(
         pseudo,
         headers: HeaderMap::new(),
     };
-    let stream = Stream::new(worker, route, connection, record);
+    let stream = Stream::new(edition, route, connection, record);
     if stream.route.is_filtered {
         stream.start(Exchange::new(Box::new(fields), stream_info(&stream)));
         match settle(&stream, Direction::Request, |http| {

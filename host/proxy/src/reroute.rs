@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
+use crate::edition::RouteState;
 use crate::fields::{HttpFields, Pseudo};
 use crate::head::host_of;
 use crate::local::Problem;
 use crate::path;
 use crate::stream::Stream;
-use crate::worker::RouteState;
 
 /// The route of a request whose filters have all let it pass: the one it came in by, unless one of them had it chosen anew.
 pub(crate) fn onward(stream: &Stream) -> Result<Rc<RouteState>, Problem> {
@@ -80,5 +80,5 @@ fn find(stream: &Stream, fields: &mut HttpFields) -> Option<Rc<RouteState>> {
     if let Some(normal) = normal {
         *path = normal;
     }
-    Some(stream.worker.route(&host_of(authority), path.path()))
+    Some(stream.edition.route(&host_of(authority), path.path()))
 }

@@ -1,29 +1,24 @@
 //! A whole proxy in one call: plugins started and configured first, ports bound last, so that a policy that does not work binds nothing.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis_runtime::{Runtime, RuntimeOptions, Shared};
+use portcullis_runtime::{Runtime, RuntimeOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::LocalSet;
 
-use crate::acceptor::{Bound, Dispatcher};
-use crate::access_log::AccessLog;
-use crate::admin::Admin;
-use crate::canary;
-use crate::cluster::{self, Cluster};
-use crate::figures::Figures;
+use crate::cluster;
+use crate::front::{self, Addresses, Front};
 use crate::limits::EPOCH_PERIOD;
 use crate::module_cache::DiskCache;
-use crate::modules::Modules;
+use crate::plan::Plan;
 use crate::policy::{Policy, PolicyErrors, Problem};
-use crate::tls::ServerTls;
-use crate::worker::{self, Command, Loaded, Plan, WorkerRef};
+use crate::reload::{self, Request, Triggers};
+use crate::worker::{self, Command, WorkerRef};
 
 /// What a caller may choose beside the policy.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +27,10 @@ pub struct ServeOptions {
     pub module_cache: Option<PathBuf>,
     /// Whether SIGTERM and Ctrl-C drain this proxy. A second one ends it at once.
     pub signals: bool,
+    /// Whether SIGHUP reloads the policy's file.
+    pub hangup: bool,
+    /// Whether a change of the policy's file reloads it.
+    pub watch: bool,
 }
 
 /// Why a proxy does not start.
@@ -54,39 +53,57 @@ impl From<Problem> for ServeError {
 /// A proxy that serves. Dropped, it goes on serving; [`Running::drain`] and [`Running::wait`] end it.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<(String, SocketAddr)>,
-    admin: Option<SocketAddr>,
-    drain: UnboundedSender<Duration>,
-    drain_timeout: Duration,
+    addresses: Arc<Mutex<Addresses>>,
+    drain: UnboundedSender<()>,
+    reload: UnboundedSender<Request>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    /// Where each listener listens, by name: with port 0 the system has chosen.
-    #[must_use]
-    pub fn addresses(&self) -> &[(String, SocketAddr)] {
-        &self.addresses
+    fn told(&self) -> Addresses {
+        let told = self.addresses.lock();
+        told.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Where the listener of this name listens.
+    /// Where each listener listens now, by name: with port 0 the system has chosen.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.told().listeners
+    }
+
+    /// Where the listener of this name listens now.
     #[must_use]
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
-        self.addresses
-            .iter()
+        let mut listeners = self.told().listeners.into_iter();
+        listeners
             .find(|(name, _)| name == listener)
-            .map(|(_, address)| *address)
+            .map(|(_, address)| address)
     }
 
-    /// Where the admin page is.
+    /// Where the admin page is now.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin
+        self.told().admin
+    }
+
+    /// Puts `policy` in the place of the one that runs, and waits until that is done. Requests in flight end under the policy they began
+    /// with; shared data, metrics and unchanged listeners stay. The number of workers does not change.
+    ///
+    /// # Errors
+    ///
+    /// What of the policy does not work. Nothing has changed then.
+    pub fn reload(&self, policy: Policy) -> Result<(), ServeError> {
+        let (done, answer) = mpsc::channel();
+        let stopped = || ServeError::System("the proxy has stopped".into());
+        let request = (Box::new(policy), done);
+        self.reload.send(request).map_err(|_| stopped())?;
+        answer.recv().map_err(|_| stopped())?
     }
 
     /// Takes no more connections, lets requests under way end for as long as the policy says, then stops.
     pub fn drain(&self) {
         // Fails only where it has stopped already.
-        self.drain.send(self.drain_timeout).ok();
+        self.drain.send(()).ok();
     }
 
     /// Waits until it has stopped: after a drain, or a signal if the options asked for that.
@@ -132,164 +149,60 @@ pub fn runtime() -> Result<Arc<Runtime>, ServeError> {
 ///
 /// What of the policy does not work, with its place in the file. Nothing is left running then.
 pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeError> {
-    let policy = Arc::new(policy);
-    let cache = match &options.module_cache {
+    let cache = Arc::new(match &options.module_cache {
         Some(folder) => DiskCache::at(folder),
         None => DiskCache::of_user(),
-    };
-    let plan = Arc::new(Plan {
-        plugins: load_plugins(&policy, &cache)?,
-        shared: Arc::new(Shared::default()),
-        clusters: make_clusters(&policy)?,
-        log: AccessLog::open(&policy.access_log)
-            .map_err(|reason| ServeError::System(format!("access_log: {reason}")))?,
-        policy: Arc::clone(&policy),
     });
-    let listener_tls = make_tls(&policy)?;
+    let plan = Arc::new(Plan::first(policy, &cache)?);
     // Names first: plugins may call out as soon as they start.
-    let front = current_thread()?;
-    front.block_on(cluster::resolve_first(&plan.clusters));
+    let runtime = current_thread()?;
+    runtime.block_on(cluster::resolve_first(plan.clusters.iter().cloned()));
 
-    let (workers, mut threads, figures) = start_workers(&plan)?;
+    let (workers, mut threads) = start_workers(&plan)?;
     let stop = |error: ServeError| {
         for worker in &workers {
             worker.commands.send(Command::Drain(Duration::ZERO)).ok();
         }
         error
     };
-    let mut bound = Vec::new();
-    for (index, (listener, tls)) in policy.listeners.iter().zip(listener_tls).enumerate() {
-        let socket = Bound::new(listener.address, tls);
-        let refused = |error: io::Error| {
-            listener.place.problem(format!(
-                "{} cannot be bound: {}",
-                listener.address,
-                reason(&error)
-            ))
-        };
-        let mut socket = socket.map_err(|error| stop(refused(error).into()))?;
-        socket.index = index;
-        bound.push(socket);
-    }
-    let admin = match &policy.admin {
-        Some(admin) if !admin.address.ip().is_loopback() => {
-            return Err(stop(
-                admin
-                    .place
-                    .problem("the admin listener is for loopback addresses only")
-                    .into(),
-            ));
-        }
-        Some(admin) => {
-            let refused = |error: io::Error| {
-                admin.place.problem(format!(
-                    "{} cannot be bound: {}",
-                    admin.address,
-                    reason(&error)
-                ))
-            };
-            Some(Bound::new(admin.address, None).map_err(|error| stop(refused(error).into()))?)
-        }
-        None => None,
-    };
+    let sockets = front::bind(&plan.policy, |_| false, |_| false);
+    let sockets = sockets.map_err(|problem| stop(problem.into()))?;
+    let addresses = Arc::new(Mutex::new(sockets.addresses(&plan.policy)));
     let (drain, drained) = unbounded_channel();
-    let running = Running {
-        addresses: policy
-            .listeners
-            .iter()
-            .zip(&bound)
-            .map(|(listener, bound)| (listener.name.clone(), bound.address))
-            .collect(),
-        admin: admin.as_ref().map(|bound| bound.address),
-        drain,
-        drain_timeout: policy.drain_timeout,
-        threads: Vec::new(),
+    let (reload, requests) = unbounded_channel();
+    let triggers = Triggers {
+        hangup: options.hangup,
+        watch: options.watch,
     };
-    let figures = Figures {
-        workers: workers.clone(),
-        plugins: figures,
-        plan: Arc::clone(&plan),
+    let (workers, told) = (workers.clone(), Arc::clone(&addresses));
+    let signals = options.signals;
+    let run = move || {
+        LocalSet::new().block_on(&runtime, async move {
+            let front = Front::new(Arc::clone(&plan), workers, cache, told);
+            front.install(plan, sockets);
+            tokio::select! {
+                () = reload::serve(Rc::clone(&front), triggers, requests) => {}
+                () = wait_for_drain(drained, signals) => {}
+            }
+            end(&front, signals).await;
+        });
     };
-    let front_part = Front {
-        plan,
-        workers: workers.clone(),
-        bound,
-        admin: admin.map(|bound| (bound, figures)),
-        drained,
-        signals: options.signals,
-    };
-    let spawned = std::thread::Builder::new()
-        .name("front".into())
-        .spawn(move || LocalSet::new().block_on(&front, front_part.run()));
+    let spawned = std::thread::Builder::new().name("front".into()).spawn(run);
     threads.push(spawned.map_err(|error| {
         stop(ServeError::System(format!(
             "no thread for the acceptor: {error}"
         )))
     })?);
-    Ok(Running { threads, ..running })
+    Ok(Running {
+        addresses,
+        drain,
+        reload,
+        threads,
+    })
 }
-
-fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, ServeError> {
-    if policy.instances.is_empty() {
-        return Ok(Vec::new());
-    }
-    let runtime = runtime()?;
-    let (modules, problems) = Modules::load(policy, &runtime, cache, &Modules::default());
-    if !problems.is_empty() {
-        return Err(ServeError::Policy(PolicyErrors(problems)));
-    }
-    let loaded = policy.instances.iter().filter_map(|instance| {
-        let module = Arc::clone(modules.of(&instance.filter)?);
-        Some((Arc::new(instance.spec()), module))
-    });
-    Ok(loaded.collect())
-}
-
-fn make_clusters(policy: &Policy) -> Result<Vec<Arc<Cluster>>, ServeError> {
-    let made = policy.clusters.iter().map(|cluster| {
-        let made = Cluster::new(Arc::clone(cluster));
-        made.map(Arc::new).map_err(|error| {
-            cluster
-                .place
-                .problem(format!("TLS cannot be set up: {error}"))
-                .into()
-        })
-    });
-    made.collect()
-}
-
-/// What HTTP listeners offer. What is spoken within a TCP listener's TLS is not known here.
-const HTTP_ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
-
-fn make_tls(policy: &Policy) -> Result<Vec<Option<Arc<ServerTls>>>, ServeError> {
-    let made = policy.listeners.iter().map(|listener| match &listener.tls {
-        None => Ok(None),
-        Some(tls) => match ServerTls::new(
-            tls,
-            if listener.tcp.is_some() {
-                &[]
-            } else {
-                HTTP_ALPN
-            },
-        ) {
-            Ok(tls) => Ok(Some(Arc::new(tls))),
-            Err(reason) => Err(listener
-                .place
-                .problem(format!("TLS cannot be set up: {reason}"))
-                .into()),
-        },
-    });
-    made.collect()
-}
-
-type Started = (
-    Vec<WorkerRef>,
-    Vec<JoinHandle<()>>,
-    Vec<worker::PluginFigures>,
-);
 
 /// Starts the workers, and waits until each has its plugins running.
-fn start_workers(plan: &Arc<Plan>) -> Result<Started, ServeError> {
+fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>>), ServeError> {
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = plan
         .policy
@@ -300,18 +213,18 @@ fn start_workers(plan: &Arc<Plan>) -> Result<Started, ServeError> {
     for _ in 0..count {
         let (commands, receiver) = unbounded_channel();
         receivers.push(receiver);
-        let (connections, stats) = (Arc::default(), Arc::default());
         workers.push(WorkerRef {
             commands,
-            connections,
-            stats,
+            connections: Arc::default(),
+            editions: Arc::default(),
+            stats: Arc::default(),
         });
     }
     let (started, reports) = mpsc::channel();
     let mut threads = Vec::new();
     for (index, receiver) in (0_u32..).zip(receivers) {
         let (plan, workers, started) = (Arc::clone(plan), workers.clone(), started.clone());
-        let run = move || worker::run(&plan, index, &workers, receiver, &started);
+        let run = move || worker::run(plan, index, &workers, receiver, &started);
         let spawned = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(run);
@@ -321,17 +234,17 @@ fn start_workers(plan: &Arc<Plan>) -> Result<Started, ServeError> {
         );
     }
     drop(started);
-    let mut figures = Vec::new();
+    let mut running = 0;
     let mut failure = None;
     for report in reports.iter().take(count) {
         match report {
-            Ok(plugins) => figures.push(plugins),
+            Ok(()) => running += 1,
             Err(refused) => failure = Some(refused),
         }
     }
     let error = match failure {
         Some(problems) => ServeError::Policy(PolicyErrors(problems)),
-        None if figures.len() == count => return Ok((workers, threads, figures)),
+        None if running == count => return Ok((workers, threads)),
         None => ServeError::System("a worker did not start".into()),
     };
     for worker in &workers {
@@ -340,73 +253,38 @@ fn start_workers(plan: &Arc<Plan>) -> Result<Started, ServeError> {
     Err(error)
 }
 
-/// The front thread.
-struct Front {
-    plan: Arc<Plan>,
-    workers: Vec<WorkerRef>,
-    bound: Vec<Bound>,
-    admin: Option<(Bound, Figures)>,
-    drained: UnboundedReceiver<Duration>,
-    signals: bool,
-}
-
-impl Front {
-    async fn run(self) {
-        let ready = Arc::new(AtomicBool::new(true));
-        for cluster in &self.plan.clusters {
-            spawn_local(cluster::keep_resolved(Arc::clone(cluster)));
+/// Takes no more connections and waits until every worker has drained.
+async fn end(front: &Front, signals: bool) {
+    front.ready.set(false);
+    front.stop_listening().await;
+    let timeout = front.plan().policy.drain_timeout;
+    for worker in &front.workers {
+        worker.commands.send(Command::Drain(timeout)).ok();
+    }
+    let stopped = async {
+        for worker in &front.workers {
+            worker.commands.closed().await;
         }
-        let dispatcher = Arc::new(Dispatcher::new(self.workers.clone()));
-        let accepting: Vec<_> = self
-            .bound
-            .into_iter()
-            .map(|bound| spawn_local(Arc::clone(&dispatcher).accept(bound)))
-            .collect();
-        if let Some((bound, figures)) = self.admin {
-            spawn_local(Admin::new(figures, Arc::clone(&ready)).serve(bound));
-        }
-        let timeout =
-            wait_for_drain(self.drained, self.signals, self.plan.policy.drain_timeout).await;
-        ready.store(false, Ordering::Relaxed);
-        for task in &accepting {
-            task.abort();
-        }
-        for task in accepting {
-            task.await.ok();
-        }
-        for worker in &self.workers {
-            worker.commands.send(Command::Drain(timeout)).ok();
-        }
-        let stopped = async {
-            for worker in &self.workers {
-                worker.commands.closed().await;
-            }
-        };
-        tokio::select! {
-            () = stopped => {}
-            () = signal(self.signals) => {
-                tracing::warn!("second signal: ending at once");
-                std::process::exit(1);
-            }
+    };
+    tokio::select! {
+        () = stopped => {}
+        () = signal(signals) => {
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
         }
     }
 }
 
-async fn wait_for_drain(
-    mut asked: UnboundedReceiver<Duration>,
-    signals: bool,
-    timeout: Duration,
-) -> Duration {
+async fn wait_for_drain(mut asked: UnboundedReceiver<()>, signals: bool) {
     let asked = async {
-        match asked.recv().await {
-            Some(timeout) => timeout,
-            // The caller has let go of it: it serves for as long as the process lives.
-            None => std::future::pending().await,
+        // If the caller has let go of it, it serves for as long as the process lives.
+        if asked.recv().await.is_none() {
+            std::future::pending().await
         }
     };
     tokio::select! {
-        timeout = asked => timeout,
-        () = signal(signals) => timeout,
+        () = asked => {}
+        () = signal(signals) => {}
     }
 }
 
@@ -435,13 +313,4 @@ fn current_thread() -> Result<tokio::runtime::Runtime, ServeError> {
         .enable_all()
         .build();
     built.map_err(|error| ServeError::System(format!("no event loop: {error}")))
-}
-
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "the address is in use".into(),
-        io::ErrorKind::AddrNotAvailable => "the address is not this machine's".into(),
-        io::ErrorKind::PermissionDenied => "not permitted".into(),
-        _ => error.to_string(),
-    }
 }

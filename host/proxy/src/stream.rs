@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderValue, Method};
 use portcullis_runtime::{Direction, Exchange, HttpStream, Progress, Protocol, StreamToken};
 
 use crate::connection::Connection;
+use crate::edition::{Edition, RouteState};
 use crate::fields::{HttpFields, to_header_map};
-use crate::worker::{RouteState, Worker};
 
 /// What is written about an exchange when it is over.
 #[derive(Debug)]
@@ -105,8 +105,8 @@ pub(crate) enum Diversion {
 
 /// One exchange.
 pub(crate) struct Stream {
-    /// Where it runs.
-    pub(crate) worker: Rc<Worker>,
+    /// The policy it runs under, from its beginning to its end.
+    pub(crate) edition: Rc<Edition>,
     /// Where it goes.
     pub(crate) route: Rc<RouteState>,
     /// What it came over.
@@ -129,14 +129,15 @@ pub(crate) struct Stream {
 impl Stream {
     /// An exchange that no filter has seen yet.
     pub(crate) fn new(
-        worker: Rc<Worker>,
+        edition: Rc<Edition>,
         route: Rc<RouteState>,
         connection: Rc<Connection>,
         record: Record,
     ) -> Rc<Self> {
         connection.enter();
+        edition.enter();
         Rc::new(Self {
-            worker,
+            edition,
             route,
             connection,
             record: RefCell::new(record),
@@ -154,7 +155,7 @@ impl Stream {
 
     /// Puts the exchange on its chain.
     pub(crate) fn start(self: &Rc<Self>, exchange: Exchange) {
-        let token = self.worker.embedder.admit(Rc::downgrade(self));
+        let token = self.edition.embedder.admit(Rc::downgrade(self));
         self.token.set(Some(token));
         *self.http.borrow_mut() = Some(HttpStream::new(&self.route.chain, exchange, token));
     }
@@ -356,12 +357,12 @@ impl Stream {
             http.finish();
         }
         if let Some(token) = self.token.take() {
-            self.worker.embedder.dismiss(token);
+            self.edition.embedder.dismiss(token);
         }
         self.connection.leave(now);
-        self.worker.stats.count(record.status, duration);
+        self.edition.stats.count(record.status, duration);
         let route = self.onward.get().unwrap_or(&self.route);
-        self.worker
+        self.edition
             .write_log(&record, duration, &self.connection, route);
     }
 }
@@ -374,5 +375,6 @@ impl Drop for Stream {
             }
             self.finish();
         }
+        self.edition.leave();
     }
 }

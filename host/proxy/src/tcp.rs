@@ -20,9 +20,9 @@ use tokio::io::{
 use tokio::sync::Notify;
 
 use crate::connection::Connection;
+use crate::edition::Edition;
 use crate::limits::{CLOSE_GRACE, TCP_BUFFER_BYTES, TCP_READ_BYTES};
 use crate::upstream::{Duplex, Opened, Upstream, UpstreamFault};
-use crate::worker::Worker;
 
 /// A TCP listener as one worker runs it.
 pub(crate) struct TcpRoute {
@@ -38,7 +38,7 @@ pub(crate) struct TcpRoute {
 
 /// Carries one client's connection through to its end. `moved` counts what happens on it, so that the sweep sees it stand still.
 pub(crate) async fn serve<S>(
-    worker: &Rc<Worker>,
+    edition: &Edition,
     route: &TcpRoute,
     connection: &Connection,
     client: S,
@@ -47,13 +47,13 @@ pub(crate) async fn serve<S>(
     S: AsyncRead + AsyncWrite,
 {
     connection.enter();
-    worker.stats.count_tcp_connection();
+    edition.stats.count_tcp_connection();
     let begun = Instant::now();
     let info = StreamInfo {
         connection: Rc::clone(&connection.info),
         route: Rc::clone(&route.info),
         protocol: Protocol::Tcp,
-        start_unix_ns: worker.embedder.unix_ns(),
+        start_unix_ns: edition.embedder.unix_ns(),
         request_size: 0,
         response_size: 0,
         duration_ns: None,
@@ -62,7 +62,7 @@ pub(crate) async fn serve<S>(
         upstream_address: None,
     };
     let news = Rc::new(Notify::new());
-    let token = worker.embedder.admit_tcp(Rc::downgrade(&news));
+    let token = edition.embedder.admit_tcp(Rc::downgrade(&news));
     let mut passage = Passage {
         stream: TcpStream::new(&route.chain, info, token),
         client: Side::new(client),
@@ -77,7 +77,7 @@ pub(crate) async fn serve<S>(
     let mut stream = passage.stream;
     stream.info_mut().duration_ns = u64::try_from(begun.elapsed().as_nanos()).ok();
     stream.close(by);
-    worker.embedder.dismiss(token);
+    edition.embedder.dismiss(token);
     connection.leave(Instant::now());
 }
 

@@ -23,6 +23,8 @@ use crate::policy::{self, DownstreamTls};
 pub(crate) struct ServerTls {
     /// rustls' configuration.
     pub(crate) config: Arc<ServerConfig>,
+    /// What the operator wrote.
+    pub(crate) policy: DownstreamTls,
     local_subject: Option<String>,
 }
 
@@ -73,6 +75,7 @@ impl ServerTls {
         config.ticketer = Ticketer::new().map_err(|error| error.to_string())?;
         Ok(Self {
             config: Arc::new(config),
+            policy: tls.clone(),
             local_subject: tls.certificate.cert.first().and_then(subject),
         })
     }

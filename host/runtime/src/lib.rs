@@ -156,5 +156,5 @@ pub use shared_data::SharedData;
 pub use shared_queue::{QueueTarget, SharedQueues};
 pub use spec::{FailurePolicy, PluginId, PluginSpec};
 pub use state::Shared;
-pub use stats::{DenialKind, LATENCY_BOUNDS_NS, LatencySnapshot, PluginStats};
+pub use stats::{DenialKind, LATENCY_BOUNDS_NS, LatencySnapshot, PluginStats, StatsTable};
 pub use vm::StartFailure;

@@ -41,7 +41,7 @@ fn lines(log: &[String]) -> String {
     log.iter().map(|line| format!(": {line}")).collect()
 }
 
-/// A configured module on one worker.
+/// A configured module on one worker. What it counts goes on from a plugin of the same name that stood there before.
 pub struct Plugin {
     owner: Owner,
     module: Arc<Module>,
@@ -71,6 +71,7 @@ impl Plugin {
         embedder: Rc<dyn Embedder>,
     ) -> Result<Rc<Self>, StartError> {
         let namespace = shared.data.namespace(&spec.vm_id);
+        let stats = shared.stats.of(embedder.worker(), &spec.name);
         let log_rate = LogRate::new(spec.limits.log_lines_per_second);
         let owner = Owner {
             id,
@@ -78,7 +79,7 @@ impl Plugin {
             shared,
             namespace,
             embedder,
-            stats: Arc::new(PluginStats::default()),
+            stats,
             callout_ids: Rc::default(),
             log_rate: Rc::new(log_rate),
         };
@@ -151,6 +152,18 @@ impl Plugin {
             Ok(false) => *self.slot.borrow_mut() = Slot::Ending(vm),
             Err(_) => {}
         }
+    }
+
+    /// Ends the plugin without asking it: what its VM holds is refused, as if it had broken.
+    pub fn abandon(&self) {
+        if let Slot::Standing(vm) | Slot::Ending(vm) = self.slot.replace(Slot::Ended) {
+            vm.abandon();
+        }
+    }
+
+    /// Whether it has ended, and agreed to it.
+    pub fn has_ended(&self) -> bool {
+        matches!(&*self.slot.borrow(), Slot::Ended)
     }
 
     fn end(&self, vm: &Vm) {
@@ -239,6 +252,7 @@ impl Plugin {
         match Vm::start(&self.module, self.owner.clone()) {
             Ok(vm) => {
                 self.owner.stats.count_start();
+                self.owner.stats.count_restart();
                 *self.slot.borrow_mut() = Slot::Standing(Rc::clone(&vm));
                 Some(vm)
             }

@@ -41,6 +41,12 @@ impl SharedData {
         namespaces.insert(vm_id.to_owned(), Arc::clone(&namespace));
         namespace
     }
+
+    /// Forgets the data of every `vm_id` that `keep` does not name and no plugin uses.
+    pub fn forget_unused(&self, keep: impl Fn(&str) -> bool) {
+        lock(&self.namespaces)
+            .retain(|vm_id, namespace| keep(vm_id) || Arc::strong_count(namespace) > 1);
+    }
 }
 
 /// A poisoned lock still guards whole data: nothing here can panic between two writes that belong together.

@@ -24,7 +24,7 @@ use crate::{
     shared_data::{Namespace, SharedData},
     shared_queue::SharedQueues,
     spec::{PluginId, PluginSpec},
-    stats::{DenialKind, PluginStats},
+    stats::{DenialKind, PluginStats, StatsTable},
 };
 
 /// What all plugins of the process share.
@@ -36,6 +36,8 @@ pub struct Shared {
     pub queues: SharedQueues,
     /// Plugin-defined metrics.
     pub metrics: Metrics,
+    /// What the host counts, by worker and plugin.
+    pub stats: StatsTable,
 }
 
 /// What belongs to a plugin on one worker, whatever VM serves it.
@@ -139,6 +141,7 @@ impl VmState {
     pub(crate) fn new(owner: Owner, abi: AbiVersion) -> Self {
         let limiter = Limiter {
             memory_max: owner.spec.limits.memory_bytes.min(MEMORY_BYTES_MAX),
+            memory_bytes: 0,
             stats: Arc::clone(&owner.stats),
         };
         Self {
@@ -270,7 +273,14 @@ impl VmState {
 /// Memory and table bounds of one store.
 pub(crate) struct Limiter {
     memory_max: usize,
+    memory_bytes: usize,
     stats: Arc<PluginStats>,
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.stats.move_memory_bytes(self.memory_bytes, 0);
+    }
 }
 
 impl ResourceLimiter for Limiter {
@@ -282,7 +292,8 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_max;
         if granted {
-            self.stats.set_memory_bytes(desired);
+            let before = std::mem::replace(&mut self.memory_bytes, desired);
+            self.stats.move_memory_bytes(before, desired);
         } else {
             self.stats.count_memory_denial();
         }

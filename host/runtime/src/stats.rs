@@ -2,7 +2,13 @@
 //!
 //! Written by the worker, read by anyone: atomics with relaxed order, so that the admin page needs no turn on the worker.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 use crate::abi::{Callback, TrapKind};
 
@@ -39,10 +45,39 @@ impl DenialKind {
     }
 }
 
+/// The counters of all plugins of the process, by worker and name. A plugin that takes the place of one of its name counts on where that
+/// one stopped; while both stand, both count.
+#[derive(Debug, Default)]
+pub struct StatsTable(Mutex<HashMap<(u32, String), Arc<PluginStats>>>);
+
+impl StatsTable {
+    pub(crate) fn of(&self, worker: u32, plugin: &str) -> Arc<PluginStats> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats = table.entry((worker, plugin.to_owned())).or_default();
+        Arc::clone(stats)
+    }
+
+    /// Each plugin's name and counters, once a worker.
+    pub fn all(&self) -> Vec<(String, Arc<PluginStats>)> {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |((_, name), stats): (&(u32, String), &Arc<PluginStats>)| {
+            (name.clone(), Arc::clone(stats))
+        };
+        table.iter().map(of).collect()
+    }
+
+    /// Forgets plugins that no longer stand.
+    pub fn forget_ended(&self) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, stats| Arc::strong_count(stats) > 1);
+    }
+}
+
 /// Counters of one plugin on one worker.
 #[derive(Debug, Default)]
 pub struct PluginStats {
     starts: AtomicU64,
+    restarts: AtomicU64,
     start_failures: AtomicU64,
     traps: [AtomicU64; TrapKind::ALL.len()],
     refused: AtomicU64,
@@ -77,14 +112,14 @@ pub struct LatencySnapshot {
 }
 
 impl PluginStats {
-    /// VMs that were started and configured, the first one included.
+    /// VMs that were started and configured.
     pub fn starts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed)
     }
 
     /// VMs that took the place of one that broke.
     pub fn restarts(&self) -> u64 {
-        self.starts().saturating_sub(1)
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// Starts that failed.
@@ -110,7 +145,7 @@ impl PluginStats {
         self.passed_by.load(Ordering::Relaxed)
     }
 
-    /// Linear memory of the present VM, bytes.
+    /// Linear memory of the VMs that stand, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
     }
@@ -158,6 +193,10 @@ impl PluginStats {
         add(&self.starts, 1);
     }
 
+    pub(crate) fn count_restart(&self) {
+        add(&self.restarts, 1);
+    }
+
     pub(crate) fn count_start_failure(&self) {
         add(&self.start_failures, 1);
     }
@@ -198,7 +237,9 @@ impl PluginStats {
         add(&self.memory_denials, 1);
     }
 
-    pub(crate) fn set_memory_bytes(&self, bytes: usize) {
+    /// A VM that had `from` bytes has `to`.
+    pub(crate) fn move_memory_bytes(&self, from: usize, to: usize) {
+        let bytes = self.memory_bytes().saturating_sub(from).saturating_add(to);
         self.memory_bytes.store(bytes, Ordering::Relaxed);
     }
 

@@ -15,6 +15,7 @@ use crate::{
     abi::{Action, Callback, Callbacks, LogLevel, TrapKind},
     callout::{Answer, CalloutId, HttpCallResponse},
     context::{ROOT_CONTEXT, StreamContext},
+    embedder::StreamToken,
     exports::{Exports, Phase, call_one, callback_of, function},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
@@ -79,7 +80,6 @@ impl Vm {
                 // What it began while it started ends with it.
                 owner.embedder.cancel_calls(owner.id);
                 owner.embedder.set_tick_period(owner.id, None);
-                owner.stats.set_memory_bytes(0);
                 Err((failure, log))
             }
         }
@@ -233,7 +233,6 @@ impl Vm {
         context: Option<&StreamContext>,
     ) {
         let Owner {
-            id,
             spec,
             embedder,
             stats,
@@ -241,14 +240,31 @@ impl Vm {
         } = &self.owner;
         let kind = trap_kind(error);
         stats.count_trap(kind);
-        stats.set_memory_bytes(0);
         let message = format!(
             "{callback} failed: {}; the vm is dropped: {error:#}",
             kind.as_str()
         );
         embedder.log(spec, LogLevel::Error, message.as_bytes());
-        let Some(mut live) = live else { return };
-        let own = context.map(|context| context.stream.token);
+        if let Some(live) = live {
+            self.dismantle(live, context.map(|context| context.stream.token));
+        }
+    }
+
+    /// Drops the VM, whatever it is holding.
+    pub(crate) fn abandon(&self) {
+        let live = self
+            .live
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut live| live.take());
+        if let Some(live) = live {
+            self.dismantle(live, None);
+        }
+    }
+
+    /// Frees what the VM was; its streams are woken, but for the one that knows already.
+    fn dismantle(&self, mut live: Live, own: Option<StreamToken>) {
+        let Owner { id, embedder, .. } = &self.owner;
         let state = live.store.data_mut();
         let mut wakes = std::mem::take(&mut state.wakes);
         for context in state.contexts.drain() {

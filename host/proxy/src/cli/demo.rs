@@ -68,6 +68,7 @@ impl Demo {
         let policy = Policy::load(folder.file("policy.yaml"))?;
         let options = ServeOptions {
             signals: true,
+            watch: true,
             ..ServeOptions::default()
         };
         let running = serve::serve(policy, options)?;

@@ -12,11 +12,19 @@ use crate::serve::{self, ServeError, ServeOptions};
 /// Starts every plugin first and binds ports last, so a policy that does not work binds nothing: its problems go to standard error as
 /// `file:line: key: reason`, and the exit code is 1. SIGTERM and Ctrl-C drain: no new
 /// connections, requests in flight end, a second signal ends at once.
+///
+/// SIGHUP, or a change of the policy file, reloads it: the new policy is tried out and started beside the one that runs and then takes its
+/// place, without a lost request; certificates and modules are read again. A policy that does not work changes nothing: its problems go to
+/// the log, and `/policy` of the admin listener shows them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis serve policy.yaml --log warn --log-format json")]
 pub(super) struct Serve {
     #[command(flatten)]
     file: PolicyFile,
+
+    /// Reload on SIGHUP only, not when the policy file changes
+    #[arg(long)]
+    no_watch: bool,
 }
 
 impl Serve {
@@ -33,6 +41,8 @@ impl Serve {
         }
         let options = ServeOptions {
             signals: true,
+            hangup: true,
+            watch: !self.no_watch,
             ..ServeOptions::default()
         };
         let running = match serve::serve(policy, options) {

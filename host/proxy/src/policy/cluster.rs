@@ -60,6 +60,33 @@ pub enum TrustedCa {
     File(TrustedCertificates),
 }
 
+impl Cluster {
+    /// Whether connections to the one serve for the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.sni == other.sni && one.ca.is_same(&other.ca),
+            _ => false,
+        };
+        tls && self.name == other.name
+            && self.endpoints == other.endpoints
+            && self.protocol == other.protocol
+            && self.connect_timeout == other.connect_timeout
+            && self.request_timeout == other.request_timeout
+            && self.idle_timeout == other.idle_timeout
+    }
+}
+
+impl TrustedCa {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::System, Self::System) => true,
+            (Self::File(one), Self::File(other)) => one.is_same(other),
+            _ => false,
+        }
+    }
+}
+
 const KEYS: &[&str] = &[
     "name",
     "endpoints",

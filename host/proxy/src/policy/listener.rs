@@ -46,6 +46,25 @@ pub struct DownstreamTls {
     pub require_client_certificate: bool,
 }
 
+impl DownstreamTls {
+    /// Whether it is the same to clients, certificates included.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.asks_the_same(other) && self.certificate.cert == other.certificate.cert
+    }
+
+    /// Whether a client that one lets in gets into the other.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        let client_ca = match (&self.client_ca, &other.client_ca) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.is_same(other),
+            _ => false,
+        };
+        client_ca
+            && self.minimum_version == other.minimum_version
+            && self.require_client_certificate == other.require_client_certificate
+    }
+}
+
 /// The TLS versions that rustls speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {

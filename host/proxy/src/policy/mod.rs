@@ -35,6 +35,7 @@ pub use allow::Allowed;
 pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
 pub use filter::{Configuration, Filter, FilterInstance};
 pub use listener::{DownstreamTls, Listener, TlsVersion};
+pub(crate) use module::digest;
 pub use module::{ModuleSource, WasmModule};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
@@ -52,6 +53,8 @@ use reader::{Field, Reader, Section};
 pub struct Policy {
     /// The file as the operator named it.
     pub file: Arc<Path>,
+    /// SHA-256 of its text, lower-case hex.
+    pub sha256: String,
     /// At least one; no two overlap.
     pub listeners: Vec<Listener>,
     /// Unique names.
@@ -107,6 +110,11 @@ const KEYS: &[&str] = &[
     "drain_timeout",
 ];
 
+/// The bytes of a policy file; the reason names it.
+pub(crate) fn read_text(path: &Path) -> Result<Vec<u8>, String> {
+    reader::read_file(path, limits::POLICY_BYTES_MAX)
+}
+
 impl Policy {
     /// Reads and checks the policy at `path`, and every file it names.
     ///
@@ -120,8 +128,7 @@ impl Policy {
             line: 1,
             key: "policy".into(),
         };
-        let bytes = reader::read_file(path, limits::POLICY_BYTES_MAX)
-            .map_err(|reason| whole.problem(reason))?;
+        let bytes = read_text(path).map_err(|reason| whole.problem(reason))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let before = error.as_bytes().get(..error.utf8_error().valid_up_to());
             let newlines = before.unwrap_or_default().iter().filter(|b| **b == b'\n');
@@ -146,10 +153,10 @@ impl Policy {
         let reader = Reader::new(file.into(), folder.to_owned());
         let tree =
             Node::parse(text).map_err(|(line, reason)| reader.place(line, "").problem(reason))?;
-        let policy = reader
-            .root(&tree)
-            .section(KEYS)
-            .and_then(|section| read(&reader, &section));
+        let policy = reader.root(&tree).section(KEYS).and_then(|section| {
+            let sha256 = module::digest(text.as_bytes());
+            read(&reader, &section).map(|policy| Self { sha256, ..policy })
+        });
         match (policy, reader.into_problems()) {
             (Some(policy), problems) if problems.is_empty() => Ok(policy),
             (_, problems) => Err(PolicyErrors(problems)),
@@ -244,6 +251,7 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
     chains::refuse_equal_matches(reader, &routes);
     let mut policy = Policy {
         file: section.field().place().file,
+        sha256: String::new(),
         listeners,
         clusters: complete(clusters)?,
         filters,

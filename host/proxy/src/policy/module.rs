@@ -79,12 +79,7 @@ impl WasmModule {
             }
             _ => return Err(format!("{source} is not a Wasm module")),
         }
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
-        let sha256 = digest
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = digest(&bytes);
         let metadata = Module::metadata_of(&bytes)
             .map_err(|error| format!("{source} cannot be loaded: {error}"))?;
         Ok(Self {
@@ -130,6 +125,13 @@ impl WasmModule {
             }
         }
     }
+}
+
+/// SHA-256, lower-case hex.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    digits.collect()
 }
 
 /// 64 hex digits, lower-cased.

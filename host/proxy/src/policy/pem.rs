@@ -20,6 +20,13 @@ pub struct TrustedCertificates {
     pub roots: Arc<RootCertStore>,
 }
 
+impl TrustedCertificates {
+    /// Whether they trust the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.roots.roots == other.roots.roots
+    }
+}
+
 /// The certificates of a CA file.
 pub(super) fn trusted(field: &Field<'_>) -> Option<TrustedCertificates> {
     let (file, pem) = field.file(PEM_BYTES_MAX)?;

@@ -43,6 +43,7 @@ impl Policy {
         let list = |values: Vec<Value>| Value::Array(values);
         json!({
             "file": self.file.display().to_string(),
+            "sha256": self.sha256,
             "listeners": list(self.listeners.iter().map(listener).collect()),
             "clusters": list(self.clusters.iter().map(|it| cluster(it)).collect()),
             "filters": list(self.filters.iter().map(|it| filter(self, it)).collect()),
