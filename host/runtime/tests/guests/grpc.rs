@@ -1,8 +1,14 @@
 //! gRPC callouts as a guest sees them: arguments, ids, what may be read when, bounds, and death.
 
-use portcullis_runtime::{CalloutKind, GrpcCall, GrpcEvent, GrpcStatus, limits};
+use std::rc::Rc;
+use std::time::Duration;
 
-use super::*;
+use bytes::Bytes;
+use portcullis_runtime::{
+    CalloutId, CalloutKind, GrpcCall, GrpcEvent, GrpcStatus, Plugin, Status, limits,
+};
+
+use crate::bed::{Memory, guest, import, list, start, stream};
 
 /// Does with gRPC what the tick before said: `x-do` is a letter, and its answer a line in the log. Callbacks tell what they see.
 fn guest_of_grpc() -> String {
@@ -286,7 +292,7 @@ fn a_cluster_may_come_in_envoy_s_message() {
         (call $say (i32.const 0) (i32.const 1))
         (i32.const 0))"#
         );
-        super::guest(&import("proxy_grpc_call", 12), &body)
+        crate::bed::guest(&import("proxy_grpc_call", 12), &body)
     };
     for (service, len, expected) in [
         (r"\0a\06\0a\01c\12\01h\2a\06\0a\01K\12\01v", 16, "0"),

@@ -1,0 +1,15 @@
+//! Small guests in WAT, driven through the public interface with an in-memory embedder.
+#![expect(
+    clippy::unwrap_used,
+    reason = "fixtures outside of test functions, which may panic as those do"
+)]
+
+mod bed;
+mod failure;
+mod grpc;
+mod hostcalls;
+mod lifecycle;
+mod modules;
+mod phases;
+mod shared;
+mod tcp;
