@@ -15,6 +15,7 @@ mod go_guest;
 mod grpc;
 mod hostile;
 mod hostile_modules;
+mod isolation;
 mod languages;
 mod mtls;
 mod places;
