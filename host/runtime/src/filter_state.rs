@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// Properties that plugins set: few, so searched one by one. They are read back under the very path they were set with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Properties {
     entries: Vec<Entry>,
     bytes: usize,
     bytes_max: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     path: Box<[u8]>,
     value: Bytes,
@@ -112,7 +112,7 @@ pub(crate) struct Prototype {
 }
 
 /// What one plugin declared.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Declarations(Vec<(Box<[u8]>, Prototype)>);
 
 impl Declarations {

@@ -6,6 +6,10 @@
 
 #[path = "guests/grpc.rs"]
 mod grpc;
+#[path = "guests/isolation.rs"]
+mod isolation;
+#[path = "guests/recovery.rs"]
+mod recovery;
 #[path = "guests/tcp.rs"]
 mod tcp;
 
@@ -22,11 +26,12 @@ use std::{
 
 use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Chain, ConnectionInfo, Direction, Embedder, Exchange, FailurePolicy,
-    FieldList, Fields as _, GrpcCall, HttpCall, HttpCallResponse, HttpStream, Limits, LoadError,
-    LogLevel, Module, ModuleCache, NoCache, Plugin, PluginId, PluginSpec, Progress, Protocol,
-    QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, StartError, StartFailure, Status,
-    StreamInfo, StreamToken, TrapKind, UnknownImports, limits::UNKNOWN_IMPORTS_MAX,
+    CalloutError, CalloutId, CalloutKind, Chain, ConnectionInfo, Direction, Embedder, Exchange,
+    FailurePolicy, FieldList, Fields as _, GrpcCall, HttpCall, HttpCallResponse, HttpStream,
+    Isolation, Limits, LoadError, LogLevel, Module, ModuleCache, NoCache, Plugin, PluginId,
+    PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared,
+    SnapshotWork, StartError, StartFailure, Status, StreamInfo, StreamToken, TrapKind,
+    UnknownImports, limits::UNKNOWN_IMPORTS_MAX,
 };
 
 // --- the embedder -------------------------------------------------------------------------------------------------------
@@ -42,12 +47,16 @@ struct Memory {
     grpc_cancelled: RefCell<Vec<CalloutId>>,
     /// Takes no more messages.
     grpc_is_full: Cell<bool>,
+    tended: Cell<u32>,
+    works: RefCell<Vec<SnapshotWork>>,
     woken: RefCell<Vec<StreamToken>>,
     queues: RefCell<Vec<QueueTarget>>,
     tick_period: Cell<Option<Duration>>,
     now_ns: Cell<u64>,
     cpu_ns: Cell<u64>,
     cpu_step_ns: Cell<u64>,
+    /// Each line that a guest logs is an epoch tick.
+    ticks_on_log: Cell<bool>,
 }
 
 impl Embedder for Memory {
@@ -65,6 +74,9 @@ impl Embedder for Memory {
         out.fill(0x5a);
     }
     fn log(&self, _: &PluginSpec, _: LogLevel, message: &[u8]) {
+        if self.ticks_on_log.get() {
+            runtime().tick();
+        }
         self.log
             .borrow_mut()
             .push(String::from_utf8_lossy(message).into_owned());
@@ -101,8 +113,19 @@ impl Embedder for Memory {
         self.grpc_sent.borrow_mut().push((id, message, is_last));
         Ok(())
     }
-    fn cancel_grpc(&self, _: PluginId, id: CalloutId) {
-        self.grpc_cancelled.borrow_mut().push(id);
+    fn cancel_call(&self, _: PluginId, id: CalloutId) {
+        if id.kind() == Some(CalloutKind::Http) {
+            self.cancelled.set(self.cancelled.get() + 1);
+            self.calls.borrow_mut().retain(|(other, _)| *other != id);
+        } else {
+            self.grpc_cancelled.borrow_mut().push(id);
+        }
+    }
+    fn tend_soon(&self, _: PluginId) {
+        self.tended.set(self.tended.get() + 1);
+    }
+    fn lend_thread(&self, work: SnapshotWork) {
+        self.works.borrow_mut().push(work);
     }
     fn cancel_calls(&self, _: PluginId) {
         self.cancelled.set(self.cancelled.get() + 1);
@@ -146,6 +169,7 @@ fn spec(name: &str) -> PluginSpec {
         vm_configuration: Bytes::from("vm"),
         configuration: Bytes::from("plugin configuration"),
         failure_policy: FailurePolicy::Closed,
+        isolation: Isolation::Plugin,
         limits: Limits::default(),
         clusters: vec!["c".into()],
     }
@@ -555,7 +579,6 @@ fn streams_of_a_broken_vm_are_woken_and_refused() {
     assert_eq!(paused.request_headers(true), Progress::Pause);
     plugin.on_tick();
     assert_eq!(embedder.woken.take(), [StreamToken(9)]);
-    assert_eq!(embedder.cancelled.get(), 1);
     assert_eq!(paused.resume(Direction::Request), Progress::Respond);
     assert_eq!(header(&paused, ":status").as_deref(), Some("503"));
     plugin.on_tick();
