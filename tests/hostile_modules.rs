@@ -138,7 +138,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "exit-in-main",
         r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32))) (memory (export "memory") 1) REST (func (export "_start") (call $exit (i32.const 3)))"#,
-        "_start failed: exit",
+        "_start failed: restricted_hostcall",
     ),
     (
         "vm-start-that-traps",
@@ -180,25 +180,25 @@ fn modules_that_are_a_crime_are_refused() -> Result<()> {
     let half = whole.get(..whole.len() / 2).unwrap_or_default();
     note(
         "half-a-module",
-        refuse("half-a-module", half, Some("not a valid wasm module")),
+        refuse("half-a-module", half, Some("unexpected end-of-file")),
     );
     note(
         "nothing",
-        refuse("nothing", b"", Some("not a valid wasm module")),
+        refuse("nothing", b"", Some("is not a Wasm module")),
     );
     note(
         "no-module",
         refuse(
             "no-module",
             b"#!/bin/sh\nrm -rf /\n",
-            Some("not a valid wasm module"),
+            Some("is not a Wasm module"),
         ),
     );
     // A component, by its header.
     let component = b"\0asm\x0d\0\x01\0";
     note(
         "component",
-        refuse("component", component, Some("not a valid wasm module")),
+        refuse("component", component, Some("is a Wasm component")),
     );
     for (name, module) in large()? {
         note(name, refuse(name, &module, None));
@@ -289,7 +289,7 @@ fn refuse(name: &str, module: &[u8], reason: Option<&str>) -> Result<()> {
     if let Some(reason) = reason {
         ensure!(!output.status.success(), "it was taken:\n{said}");
         ensure!(
-            said.contains("filters[0].module") && said.contains(reason),
+            said.contains("filters[0]") && said.contains(reason),
             "{reason:?} is not why it was refused:\n{said}"
         );
     }

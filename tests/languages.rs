@@ -5,9 +5,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use portcullis_tests::child::{Process, until};
 use portcullis_tests::client::Route;
 use portcullis_tests::envoy::{self, Envoy};
@@ -83,12 +84,15 @@ pub(crate) struct Row {
     pub(crate) envoy: Option<InPlace>,
 }
 
-/// Builds every guest and runs it in both places.
+/// Builds every guest and runs it in both places, once a process: `docs/compatibility.md` is made of it, too.
 ///
 /// # Errors
 /// When a guest cannot be built and nobody said to leave its tool out.
-pub(crate) fn table() -> Result<Vec<Row>> {
-    LANGUAGES.iter().map(row).collect()
+pub(crate) fn table() -> Result<&'static [Row]> {
+    static TABLE: OnceLock<Result<Vec<Row>, String>> = OnceLock::new();
+    let made = || -> Result<Vec<Row>> { LANGUAGES.iter().map(row).collect() };
+    let table = TABLE.get_or_init(|| made().map_err(|error| format!("{error:#}")));
+    table.as_deref().map_err(|reason| anyhow!(reason.clone()))
 }
 
 fn row(language: &Language) -> Result<Row> {

@@ -11,6 +11,7 @@ use super::functions::{self, VERSIONS};
 use super::languages::LANGUAGES;
 use super::row::{Chapter, FOLDER, Row};
 use super::{Run, Seen};
+use crate::languages::{self, InPlace};
 
 const PATH: &str = "docs/compatibility.md";
 
@@ -19,7 +20,7 @@ type Line = (String, bool);
 
 /// Compares the committed document with what was seen, or writes it where `PORTCULLIS_WRITE_DOCS` says so.
 pub(crate) fn check(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> Result<()> {
-    let lines = render(chapters, ours, theirs);
+    let lines = render(chapters, ours, theirs)?;
     let path = repository().join(PATH);
     if std::env::var_os("PORTCULLIS_WRITE_DOCS").is_some() {
         if lines.iter().any(|(_, is_known)| !is_known) {
@@ -46,7 +47,7 @@ pub(crate) fn check(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> R
     Ok(())
 }
 
-fn render(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> Vec<Line> {
+fn render(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> Result<Vec<Line>> {
     let rows: usize = chapters.iter().map(|chapter| chapter.rows.len()).sum();
     let deviations = rows_of(chapters)
         .filter(|row| row.deviates.is_some())
@@ -68,7 +69,7 @@ fn render(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> Vec<Line> {
     ));
     say(String::new());
     lines.extend(functions_table(ours, theirs));
-    lines.extend(languages_table(ours, theirs));
+    lines.extend(languages_table(ours, theirs)?);
     let mut index = 0;
     for chapter in chapters {
         lines.extend([
@@ -93,7 +94,7 @@ fn render(chapters: &[Chapter], ours: &Run, theirs: Option<&Run>) -> Vec<Line> {
         lines.push((String::new(), true));
     }
     lines.pop();
-    lines
+    Ok(lines)
 }
 
 fn rows_of(chapters: &[Chapter]) -> impl Iterator<Item = &Row> {
@@ -177,34 +178,38 @@ fn served(status: u8) -> String {
     }
 }
 
-fn languages_table(ours: &Run, theirs: Option<&Run>) -> Vec<Line> {
+fn languages_table(ours: &Run, theirs: Option<&Run>) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = [
         "## Guests",
         "",
-        "| language | kit | source | Envoy | Portcullis |",
-        "|---|---|---|---|---|",
+        "| language | built with | Envoy | Portcullis |",
+        "|---|---|---|---|",
     ]
     .map(|line| (line.to_owned(), true))
     .to_vec();
+    let line = |language: &str, kit: &str, [envoy, ours]: [Option<&str>; 2]| {
+        let text = |cell: Option<&str>| cell.unwrap_or("not run").to_owned();
+        let line = format!("| {language} | {kit} | {} | {} |", text(envoy), text(ours));
+        (line, envoy.is_some() && ours.is_some())
+    };
     for (index, language) in LANGUAGES.iter().enumerate() {
         let cell = |run: &Run| match run.languages.get(index) {
-            Some(Some(true)) => "loads, answers",
-            Some(Some(false)) => "loads, answers wrongly",
-            _ => "",
+            Some(true) => "loads, answers",
+            _ => "answers wrongly",
         };
-        let is_known = (language.left_out)().is_none() && theirs.is_some();
-        lines.push((
-            format!(
-                "| {} | {} | [{source}](../{source}) | {} | {} |",
-                language.language,
-                language.kit,
-                theirs.map_or("", cell),
-                cell(ours),
-                source = language.source,
-            ),
-            is_known,
-        ));
+        let kit = format!("{}: [{1}](../{1})", language.kit, language.source);
+        let cells = [theirs.map(cell), Some(cell(ours))];
+        lines.push(line(language.language, &kit, cells));
+    }
+    for row in languages::table()? {
+        let cell = |place: &InPlace| match (&place.loads, &place.answers) {
+            (Ok(()), Ok(())) => "loads, answers",
+            (Ok(()), Err(_)) => "loads, answers wrongly",
+            (Err(_), _) => "does not load",
+        };
+        let cells = [&row.envoy, &row.portcullis].map(|place| place.as_ref().map(cell));
+        lines.push(line(row.language, row.tool, cells));
     }
     lines.push((String::new(), true));
-    lines
+    Ok(lines)
 }

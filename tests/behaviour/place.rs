@@ -78,7 +78,6 @@ impl Gate {
 pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) module: Value,
-    pub(crate) configuration: Value,
 }
 
 /// The servers around one host.
@@ -149,13 +148,7 @@ impl Scene {
             ("fragile", vec!["fragile"]),
         ];
         for guest in guests {
-            let mut filter = json!({"name": guest.name, "module": guest.module});
-            if let Some(filter) = filter.as_object_mut()
-                && !guest.configuration.is_null()
-            {
-                filter.insert("configuration".to_owned(), guest.configuration.clone());
-            }
-            filters.push(filter);
+            filters.push(json!({"name": guest.name, "module": guest.module}));
             ways.push((&guest.name, vec![&guest.name]));
         }
         let route = |name: &str, prefix: String, on: &[&str]| {

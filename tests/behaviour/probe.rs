@@ -1,7 +1,7 @@
 //! The probe as a module.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -15,10 +15,26 @@ pub(crate) fn module() -> Result<PathBuf> {
     built.clone().map_err(|reason| anyhow!(reason))
 }
 
+/// Whether the module is younger than all of its source.
+fn is_newer(module: &Path) -> Result<bool> {
+    let Ok(built) = fs::metadata(module).and_then(|module| module.modified()) else {
+        return Ok(false);
+    };
+    for source in fs::read_dir(repository().join("tests/guests/probe"))? {
+        if source?.metadata()?.modified()? >= built {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn build() -> Result<PathBuf> {
     let folder = build_folder()?.join("guests");
     fs::create_dir_all(&folder)?;
     let module = folder.join("probe.wasm");
+    if is_newer(&module)? {
+        return Ok(module);
+    }
     // Two test processes at once must not read each other's half.
     let making = tempfile::tempdir_in(&folder)?;
     let made = making.path().join("probe.wasm");

@@ -59,19 +59,14 @@ pub(super) fn call_foreign_function(
     let arguments = call.bytes(arguments, arguments_len)?;
     let answer = match name {
         b"clear_route_cache" => streams::clear_route_cache(call).map(|()| Vec::new()),
-        b"declare_property" => DeclarePropertyArguments::decode(arguments)
-            .map_err(|_| Status::BadArgument.into())
-            .and_then(|arguments| declare_property(call, &arguments)),
-        b"set_envoy_filter_state" => SetEnvoyFilterStateArguments::decode(arguments)
-            .map_err(|_| Status::BadArgument.into())
-            .and_then(|arguments| set_envoy_filter_state(call, &arguments)),
+        b"declare_property" => decoded(arguments).and_then(|it| declare_property(call, &it)),
+        b"set_envoy_filter_state" => {
+            decoded(arguments).and_then(|it| set_envoy_filter_state(call, &it))
+        }
         _ => {
             let name = std::str::from_utf8(name).map_err(|_| Status::NotFound)?;
             match embedder.foreign_function(name, arguments) {
                 Err(Status::NotFound) => return Err(Status::NotFound.into()),
-                Ok(result) if result.len() > FOREIGN_RESULT_BYTES_MAX => {
-                    Err(Status::InternalFailure.into())
-                }
                 answer => answer.map_err(Failure::from),
             }
         }
@@ -81,8 +76,11 @@ pub(super) fn call_foreign_function(
             call.check_out(place)?;
         }
     }
-    // As in Envoy, a function that fails has an empty result.
+    // As in Envoy, the result of a function that fails is empty, and written.
     let result = answer.as_deref().unwrap_or_default();
+    if result.len() > FOREIGN_RESULT_BYTES_MAX {
+        return Err(Status::InternalFailure.into());
+    }
     let len = u32::try_from(result.len()).map_err(|_| Status::InternalFailure)?;
     if results != 0 {
         let pointer = if len == 0 { 0 } else { call.allocate(len)? };
@@ -95,6 +93,10 @@ pub(super) fn call_foreign_function(
         call.write_u32(results_len, len)?;
     }
     answer.map(|_| ())
+}
+
+fn decoded<M: Message + Default>(arguments: &[u8]) -> Result<M, Failure> {
+    M::decode(arguments).map_err(|_| Status::BadArgument.into())
 }
 
 /// Holds for what the plugin sets from now on. In a stream's callback it holds for nothing: Envoy looks only at what the plugin itself declared.
