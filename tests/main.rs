@@ -16,6 +16,7 @@ mod grpc;
 mod hostile;
 mod hostile_guests;
 mod hostile_modules;
+mod isolation;
 mod languages;
 mod mtls;
 mod places;

@@ -21,6 +21,7 @@ use tokio::task::spawn_local;
 use crate::acceptor::Bound;
 use crate::figures::Figures;
 use crate::limits::FIRST_REQUEST_TIMEOUT;
+use crate::policy::FailurePolicy;
 
 /// What the admin listener shows.
 #[derive(Debug)]
@@ -90,14 +91,10 @@ impl Admin {
             )
         } else {
             match request.uri().path() {
-                "/ready" if self.ready.load(Ordering::Relaxed) => {
-                    (StatusCode::OK, text, Bytes::from_static(b"ready\n"))
+                "/ready" => {
+                    let (status, body) = self.readiness();
+                    (status, text, Bytes::from(body))
                 }
-                "/ready" => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    text,
-                    Bytes::from_static(b"draining\n"),
-                ),
                 "/metrics" => {
                     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                     (StatusCode::OK, kind, Bytes::from(self.figures.to_text()))
@@ -123,6 +120,39 @@ impl Admin {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
+    }
+}
+
+impl Admin {
+    /// Not ready while a plugin that requests cannot do without has no VM somewhere.
+    fn readiness(&self) -> (StatusCode, String) {
+        if !self.ready.load(Ordering::Relaxed) {
+            return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+        }
+        let instances = &self.figures.plan.policy.instances;
+        let mut lines = String::new();
+        let mut status = StatusCode::OK;
+        for (plugin, workers) in self.figures.waiting() {
+            let passes = instances.iter().any(|instance| {
+                instance.name == plugin && instance.filter.failure_policy == FailurePolicy::Open
+            });
+            let meanwhile = if passes {
+                "requests pass it"
+            } else {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+                "requests are refused"
+            };
+            lines.push_str(&format!(
+                "plugin {plugin} does not start on {workers} of {} workers: {meanwhile}\n",
+                self.figures.workers.len()
+            ));
+        }
+        let word = if status == StatusCode::OK {
+            "ready\n"
+        } else {
+            "not ready\n"
+        };
+        (status, format!("{word}{lines}"))
     }
 }
 

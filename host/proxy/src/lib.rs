@@ -25,6 +25,7 @@ mod forward;
 mod forwarded;
 mod grpc;
 mod head;
+mod lent_thread;
 mod limits;
 mod local;
 mod module_cache;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use portcullis_runtime::{Module, Runtime, RuntimeOptions, Shared, UnknownImports};
+use portcullis_runtime::{Isolation, Module, Runtime, RuntimeOptions, Shared, UnknownImports};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -228,21 +228,34 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
     Ok(Running { threads, ..running })
 }
 
+/// A module by its digest, how it is linked, and whether snapshots are made of its VMs.
+type Wanted<'p> = (&'p str, UnknownImports, bool);
+
 fn load_plugins(policy: &Policy, cache: &DiskCache) -> Result<Vec<Loaded>, ServeError> {
     if policy.instances.is_empty() {
         return Ok(Vec::new());
     }
     let runtime = runtime()?;
-    let mut modules: Vec<((&str, UnknownImports), Arc<Module>)> = Vec::new();
+    let mut modules: Vec<(Wanted<'_>, Arc<Module>)> = Vec::new();
     let mut plugins = Vec::new();
     for instance in &policy.instances {
         let filter = &instance.filter;
-        let wanted = (filter.module.sha256.as_str(), filter.unknown_imports);
+        let snapshots = filter.isolation == Isolation::Request;
+        let wanted = (
+            filter.module.sha256.as_str(),
+            filter.unknown_imports,
+            snapshots,
+        );
         let known = modules.iter().find(|(loaded, _)| *loaded == wanted);
         let module = match known {
             Some((_, module)) => Arc::clone(module),
             None => {
-                let loaded = runtime.load_with(&filter.module.bytes, cache, filter.unknown_imports);
+                let (wasm, unknown) = (&filter.module.bytes, filter.unknown_imports);
+                let loaded = if snapshots {
+                    runtime.load_for_snapshots(wasm, cache, unknown)
+                } else {
+                    runtime.load_with(wasm, cache, unknown)
+                };
                 let module = loaded.map_err(|error| filter.place.problem(error.to_string()))?;
                 warn_of_imports(&filter.name, &module);
                 modules.push((wanted, Arc::clone(&module)));

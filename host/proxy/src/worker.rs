@@ -213,9 +213,16 @@ fn start_plugins(
             Arc::clone(&plan.shared),
         );
         let lent = Rc::clone(embedder) as Rc<dyn Embedder>;
-        let plugin = Plugin::start(id, module, spec, shared, lent)
-            .map_err(|error| canary::start_problems(instance, &error))?;
+        let neighbour = plugins.iter().find(|plugin: &&Rc<Plugin>| {
+            plugin.module().digest() == module.digest() && plugin.may_share(&spec)
+        });
+        let plugin = match neighbour {
+            Some(neighbour) => Plugin::start_beside(neighbour, id, spec),
+            None => Plugin::start(id, module, spec, shared, lent),
+        };
+        let plugin = plugin.map_err(|error| canary::start_problems(instance, &error))?;
         embedder.register(id, &plugin);
+        embedder.tend_soon(id);
         plugins.push(plugin);
     }
     Ok(plugins)

@@ -88,6 +88,12 @@ impl GrpcCallouts {
         self.0.iter().filter(|callout| !callout.is_ended).count() < GRPC_STREAMS_MAX
     }
 
+    /// Those that have not ended.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = CalloutId> + '_ {
+        let open = self.0.iter().filter(|callout| !callout.is_ended);
+        open.map(|callout| callout.id)
+    }
+
     /// Whether `id` is taken; ids come round after a billion callouts.
     pub(crate) fn is_known(&self, id: CalloutId) -> bool {
         self.0.iter().any(|callout| callout.id == id)

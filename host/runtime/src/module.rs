@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
-    Config, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
+    Config, Enabled, Engine, ExternType, InstanceAllocationStrategy, InstancePre, Linker,
     PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
@@ -20,8 +20,8 @@ use crate::{
     hostcalls,
     imports::{self, UnknownImports, Unlinked},
     limits::{
-        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
-        TABLES_MAX, VMS_MAX,
+        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, RESIDENT_BYTES, STACK_BYTES,
+        TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX,
     },
     metadata::Metadata,
     signature,
@@ -122,7 +122,7 @@ pub enum LoadError {
 pub struct Runtime {
     engine: Engine,
     /// One for each ABI version.
-    linkers: [(AbiVersion, Linker<VmState>); 4],
+    linkers: [(AbiVersion, Arc<Linker<VmState>>); 4],
     is_pooling: bool,
 }
 
@@ -151,7 +151,7 @@ impl Runtime {
         let linker = |abi| {
             let mut linker = Linker::new(&engine);
             hostcalls::register(&mut linker, abi).map_err(refused)?;
-            Ok((abi, linker))
+            Ok((abi, Arc::new(linker)))
         };
         let linkers = [
             linker(AbiVersion::V0_1_0)?,
@@ -199,22 +199,37 @@ impl Runtime {
         cache: &dyn ModuleCache,
         unknown: UnknownImports,
     ) -> Result<Arc<Module>, LoadError> {
+        self.load_as(wasm, wasm, Origin::Plain, cache, unknown)
+    }
+
+    /// Loads what stands in `code` for the module `wasm`.
+    pub(crate) fn load_as(
+        &self,
+        wasm: &[u8],
+        code: &[u8],
+        origin: Origin,
+        cache: &dyn ModuleCache,
+        unknown: UnknownImports,
+    ) -> Result<Arc<Module>, LoadError> {
         if wasm.len() > MODULE_BYTES_MAX {
             return Err(LoadError::TooLarge(wasm.len()));
         }
         let metadata = Module::metadata_of(wasm)?;
         let digest = hex(&Sha256::digest(wasm));
-        let compiled = self.compiled(wasm, &digest, cache)?;
+        let compiled = match origin {
+            Origin::Instrumented(_) => self.compiled(code, &hex(&Sha256::digest(code)), cache)?,
+            Origin::Plain | Origin::Unfit(_) => self.compiled(wasm, &digest, cache)?,
+        };
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
         let linker = self
             .linkers
             .iter()
             .find(|(version, _)| *version == abi)
-            .map(|(_, linker)| linker)
+            .map(|(_, linker)| Arc::clone(linker))
             .ok_or(LoadError::NoAbiVersion)?;
         let callbacks = check_exports(&compiled, abi)?;
         let (instance, unknown_imports) =
-            imports::link(linker, &compiled, unknown).map_err(|unlinked| match unlinked {
+            imports::link(&linker, &compiled, unknown).map_err(|unlinked| match unlinked {
                 Unlinked::Unknown(imports) => LoadError::UnknownImport { imports, abi },
                 Unlinked::Bad(reason) => LoadError::BadImport(reason),
             })?;
@@ -225,14 +240,18 @@ impl Runtime {
         let exports = compiled
             .exports()
             .map(|export| export.name().to_owned())
+            .filter(|name| !name.starts_with(INSTRUMENTED))
             .collect();
         Ok(Arc::new(Module {
             instance,
+            linker,
+            origin,
             abi,
             digest,
             metadata,
             callbacks,
             imports,
+            unknown,
             unknown_imports,
             exports,
             size: wasm.len(),
@@ -305,6 +324,13 @@ fn config() -> Config {
 
 fn pools(vms_max: u32) -> InstanceAllocationStrategy {
     let mut pools = PoolingAllocationConfig::new();
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        // Without the scan, keeping memory mapped costs more than it saves: all of it is then reset, not what was written.
+        pools
+            .pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(RESIDENT_BYTES)
+            .table_keep_resident(RESIDENT_BYTES);
+    }
     pools
         .total_core_instances(vms_max)
         .total_memories(vms_max)
@@ -338,14 +364,30 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// What exports are called that were added to look into a VM.
+pub(crate) const INSTRUMENTED: &str = "__wizer_";
+
+/// Whether VMs of a module can be made from snapshots.
+pub(crate) enum Origin {
+    /// It was not loaded for that.
+    Plain,
+    /// Yes: these are its bytes. What was compiled exports all its globals besides.
+    Instrumented(Arc<[u8]>),
+    /// No, for this reason.
+    Unfit(String),
+}
+
 /// A module checked and compiled; shared by all threads.
 pub struct Module {
     instance: InstancePre<VmState>,
+    linker: Arc<Linker<VmState>>,
+    origin: Origin,
     abi: AbiVersion,
     digest: String,
     metadata: Option<Metadata>,
     callbacks: Callbacks,
     imports: Vec<String>,
+    unknown: UnknownImports,
     unknown_imports: Vec<String>,
     exports: Vec<String>,
     size: usize,
@@ -428,6 +470,19 @@ impl Module {
 
     pub(crate) fn instance(&self) -> &InstancePre<VmState> {
         &self.instance
+    }
+
+    pub(crate) fn linker(&self) -> &Arc<Linker<VmState>> {
+        &self.linker
+    }
+
+    /// What its unknown imports were linked to, as those of its snapshots are.
+    pub(crate) fn unknown(&self) -> UnknownImports {
+        self.unknown
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Written by the worker, read by anyone: atomics with relaxed order, so that the admin page needs no turn on the worker.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::abi::{Callback, TrapKind};
 
@@ -18,7 +18,14 @@ pub const LATENCY_BOUNDS_NS: [u64; 17] = [
 #[derive(Debug, Default)]
 pub struct PluginStats {
     starts: AtomicU64,
+    restarts: AtomicU64,
     start_failures: AtomicU64,
+    is_waiting: AtomicBool,
+    vms: AtomicU64,
+    vm_denials: AtomicU64,
+    snapshots: AtomicU64,
+    snapshot_failures: AtomicU64,
+    cpu_denials: AtomicU64,
     traps: [AtomicU64; TrapKind::ALL.len()],
     refused: AtomicU64,
     passed_by: AtomicU64,
@@ -50,14 +57,45 @@ pub struct LatencySnapshot {
 }
 
 impl PluginStats {
-    /// VMs that were started and configured, the first one included.
+    /// VMs that were started and configured: the first one, spares, those in the place of others, and those of single exchanges where
+    /// there is no snapshot.
     pub fn starts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed)
     }
 
     /// VMs that took the place of one that broke.
     pub fn restarts(&self) -> u64 {
-        self.starts().saturating_sub(1)
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Whether no VM stands because the last start failed, and the next is not due yet.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Relaxed)
+    }
+
+    /// VMs alive.
+    pub fn vms(&self) -> u64 {
+        self.vms.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that got no VM of their own, because there were as many as may be.
+    pub fn vm_denials(&self) -> u64 {
+        self.vm_denials.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots that were taken into use.
+    pub fn snapshots(&self) -> u64 {
+        self.snapshots.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots that could not be made.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.snapshot_failures.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that were ended because they had used up their CPU time.
+    pub fn cpu_denials(&self) -> u64 {
+        self.cpu_denials.load(Ordering::Relaxed)
     }
 
     /// Starts that failed.
@@ -83,7 +121,7 @@ impl PluginStats {
         self.passed_by.load(Ordering::Relaxed)
     }
 
-    /// Linear memory of the present VM, bytes.
+    /// Linear memory of its VMs, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
     }
@@ -118,6 +156,34 @@ impl PluginStats {
         add(&self.starts, 1);
     }
 
+    pub(crate) fn count_restart(&self) {
+        add(&self.restarts, 1);
+    }
+
+    pub(crate) fn set_waiting(&self, is_waiting: bool) {
+        self.is_waiting.store(is_waiting, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_vms(&self, vms: u32) {
+        self.vms.store(u64::from(vms), Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_vm_denial(&self) {
+        add(&self.vm_denials, 1);
+    }
+
+    pub(crate) fn count_snapshot(&self) {
+        add(&self.snapshots, 1);
+    }
+
+    pub(crate) fn count_snapshot_failure(&self) {
+        add(&self.snapshot_failures, 1);
+    }
+
+    pub(crate) fn count_cpu_denial(&self) {
+        add(&self.cpu_denials, 1);
+    }
+
     pub(crate) fn count_start_failure(&self) {
         add(&self.start_failures, 1);
     }
@@ -148,8 +214,13 @@ impl PluginStats {
         add(&self.memory_denials, 1);
     }
 
-    pub(crate) fn set_memory_bytes(&self, bytes: usize) {
-        self.memory_bytes.store(bytes, Ordering::Relaxed);
+    /// A VM's memory has changed its size.
+    pub(crate) fn move_memory_bytes(&self, from: usize, to: usize) {
+        let all = self.memory_bytes.load(Ordering::Relaxed);
+        self.memory_bytes.store(
+            all.saturating_sub(from).saturating_add(to),
+            Ordering::Relaxed,
+        );
     }
 
     /// Counts a call; tells its number, from 0.

@@ -20,7 +20,8 @@ use crate::policy::Policy;
 ///
 /// A policy that does not work is not exported: its problems go to standard error as `file:line: key: reason`, and the exit code is 1.
 ///
-/// Envoy has no bounds on a plugin's CPU time and no list of clusters that it may call.
+/// Envoy has no bounds on a plugin's CPU time and no list of clusters that it may call. It has no VM for a single request either: where the
+/// policy says `isolation: request`, a warning goes to standard error and into the file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis export envoy policy.yaml --out envoy && envoy -c envoy/envoy.yaml
@@ -64,6 +65,9 @@ impl Envoy {
                 return Ok(ExitCode::FAILURE);
             }
         };
+        for remark in export::isolation_remarks(&policy) {
+            note(&format!("warning: {remark}"));
+        }
         let scope = if self.filters_only {
             Scope::Filters
         } else {

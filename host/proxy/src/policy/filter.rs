@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portcullis_runtime::{FailurePolicy, Limits, PluginSpec, UnknownImports};
+use portcullis_runtime::{FailurePolicy, Isolation, Limits, PluginSpec, UnknownImports};
 
 use super::cluster::Cluster;
-use super::limits::{BODY_BYTES, CALLBACK_TIME, MEMORY_BYTES, START_TIME};
+use super::limits::{
+    BODY_BYTES, CALLBACK_TIME, MEMORY_BYTES, REQUEST_TIME, SPARE_VMS, START_TIME, VMS,
+};
 use super::module::WasmModule;
 use super::node::Node;
 use super::place::{Place, Problem};
@@ -30,6 +32,8 @@ pub struct Filter {
     pub failure_policy: FailurePolicy,
     /// What becomes of a module that imports what this host does not have.
     pub unknown_imports: UnknownImports,
+    /// What it shares a VM with.
+    pub isolation: Isolation,
     /// Its bounds; the runtime's where the operator wrote none.
     pub limits: Limits,
     /// The clusters it may call.
@@ -64,6 +68,7 @@ impl FilterInstance {
             vm_configuration: Bytes::new(),
             configuration: self.configuration.json.clone(),
             failure_policy: filter.failure_policy,
+            isolation: filter.isolation,
             limits: filter.limits.clone(),
             clusters: filter
                 .clusters
@@ -145,11 +150,20 @@ const KEYS: &[&str] = &[
     "root_id",
     "failure_policy",
     "unknown_imports",
+    "isolation",
     "configuration",
     "limits",
     "clusters",
 ];
-const LIMIT_KEYS: &[&str] = &["memory", "body", "callback_time", "start_time"];
+const LIMIT_KEYS: &[&str] = &[
+    "memory",
+    "body",
+    "callback_time",
+    "request_time",
+    "start_time",
+    "vms",
+    "spare_vms",
+];
 
 pub(super) fn read(
     field: &Field<'_>,
@@ -186,6 +200,17 @@ pub(super) fn read(
         }),
         None => Some(UnknownImports::Refuse),
     };
+    let isolation = match section.optional("isolation") {
+        Some(field) => field.parse(|text| match text {
+            "shared" => Ok(Isolation::Shared),
+            "plugin" => Ok(Isolation::Plugin),
+            "request" => Ok(Isolation::Request),
+            _ => Err(format!(
+                "`{text}` is not an isolation, it may be `shared`, `plugin` or `request`"
+            )),
+        }),
+        None => Some(Isolation::default()),
+    };
     let configuration = match section.optional("configuration") {
         Some(field) => Configuration::read(field),
         None => Some(Configuration::absent(field.place())),
@@ -215,6 +240,7 @@ pub(super) fn read(
         root_id: root_id?,
         failure_policy: failure_policy?,
         unknown_imports: unknown_imports?,
+        isolation: isolation?,
         limits: limits?,
         clusters: callable,
         place: section.required("module")?.place(),
@@ -269,6 +295,21 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         defaults.start_cpu_ms,
         defaults.start_wall_ms,
     );
+    let request_cpu_ms = match section.optional("request_time") {
+        Some(field) => field
+            .duration(REQUEST_TIME)
+            .and_then(|time| u64::try_from(time.as_millis()).ok()),
+        None => Some(defaults.request_cpu_ms),
+    };
+    let number = |key: &str, bounds: RangeInclusive<u64>, default: u32| match section.optional(key)
+    {
+        Some(field) => field
+            .integer(bounds)
+            .and_then(|number| u32::try_from(number).ok()),
+        None => Some(default),
+    };
+    let vms = number("vms", VMS, defaults.vms);
+    let spare_vms = number("spare_vms", SPARE_VMS, defaults.spare_vms);
     let ((callback_cpu_ms, callback_wall_ms), (start_cpu_ms, start_wall_ms)) = (callback?, start?);
     Some(Limits {
         memory_bytes: memory_bytes?,
@@ -276,7 +317,10 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         callback_wall_ms,
         start_cpu_ms,
         start_wall_ms,
+        request_cpu_ms: request_cpu_ms?,
         body_bytes: body_bytes?,
+        vms: vms?,
+        spare_vms: spare_vms?,
     })
 }
 

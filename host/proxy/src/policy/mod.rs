@@ -35,7 +35,7 @@ pub use listener::{DownstreamTls, Listener, TlsVersion};
 pub use module::{ModuleSource, WasmModule};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
-pub use portcullis_runtime::FailurePolicy;
+pub use portcullis_runtime::{FailurePolicy, Isolation};
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
 pub use tcp::TcpProxy;

@@ -232,6 +232,6 @@ fn follow(call: &mut Call<'_>, id: CalloutId, duty: Duty) {
         Duty::Nothing => {}
         // An end that cannot be sent belongs to a stream that is gone; the embedder says so on its own.
         Duty::Send => drop(owner.embedder.send_grpc(owner.id, id, None, true)),
-        Duty::Cancel => owner.embedder.cancel_grpc(owner.id, id),
+        Duty::Cancel => owner.embedder.cancel_call(owner.id, id),
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy, FieldList,
-    GrpcCall, HttpCall, HttpStream, Limits, LoadError, LogLevel, Module, NoCache, Plugin, PluginId,
-    PluginSpec, Protocol, QueueTarget, RouteInfo, Runtime, RuntimeOptions, StartError, Status,
-    StreamInfo, StreamToken,
+    CalloutError, CalloutId, CalloutKind, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy,
+    FieldList, GrpcCall, HttpCall, HttpStream, Isolation, Limits, LoadError, LogLevel, Module,
+    NoCache, Plugin, PluginId, PluginSpec, Protocol, QueueTarget, RouteInfo, Runtime,
+    RuntimeOptions, SnapshotWork, StartError, Status, StreamInfo, StreamToken,
 };
 
 /// Keeps what the runtime tells it. Its clocks stand still, but for the step that each look takes.
@@ -25,6 +25,8 @@ pub(crate) struct Memory {
     pub(crate) grpc_cancelled: RefCell<Vec<CalloutId>>,
     /// Takes no more messages.
     pub(crate) grpc_is_full: Cell<bool>,
+    pub(crate) tended: Cell<u32>,
+    pub(crate) works: RefCell<Vec<SnapshotWork>>,
     pub(crate) woken: RefCell<Vec<StreamToken>>,
     pub(crate) queues: RefCell<Vec<QueueTarget>>,
     pub(crate) tick_period: Cell<Option<Duration>>,
@@ -32,6 +34,8 @@ pub(crate) struct Memory {
     pub(crate) now_step_ns: Cell<u64>,
     pub(crate) cpu_ns: Cell<u64>,
     pub(crate) cpu_step_ns: Cell<u64>,
+    /// Each line that a guest logs is an epoch tick.
+    pub(crate) ticks_on_log: Cell<bool>,
 }
 
 impl Embedder for Memory {
@@ -50,6 +54,9 @@ impl Embedder for Memory {
         out.fill(0x5a);
     }
     fn log(&self, _: &PluginSpec, _: LogLevel, message: &[u8]) {
+        if self.ticks_on_log.get() {
+            runtime().tick();
+        }
         self.log
             .borrow_mut()
             .push(String::from_utf8_lossy(message).into_owned());
@@ -86,8 +93,19 @@ impl Embedder for Memory {
         self.grpc_sent.borrow_mut().push((id, message, is_last));
         Ok(())
     }
-    fn cancel_grpc(&self, _: PluginId, id: CalloutId) {
-        self.grpc_cancelled.borrow_mut().push(id);
+    fn cancel_call(&self, _: PluginId, id: CalloutId) {
+        if id.kind() == Some(CalloutKind::Http) {
+            self.cancelled.set(self.cancelled.get() + 1);
+            self.calls.borrow_mut().retain(|(other, _)| *other != id);
+        } else {
+            self.grpc_cancelled.borrow_mut().push(id);
+        }
+    }
+    fn tend_soon(&self, _: PluginId) {
+        self.tended.set(self.tended.get() + 1);
+    }
+    fn lend_thread(&self, work: SnapshotWork) {
+        self.works.borrow_mut().push(work);
     }
     fn cancel_calls(&self, _: PluginId) {
         self.cancelled.set(self.cancelled.get() + 1);
@@ -131,6 +149,7 @@ pub(crate) fn spec(name: &str) -> PluginSpec {
         vm_configuration: Bytes::from("vm"),
         configuration: Bytes::from("plugin configuration"),
         failure_policy: FailurePolicy::Closed,
+        isolation: Isolation::Plugin,
         limits: Limits::default(),
         clusters: vec!["c".into()],
     }

@@ -118,8 +118,10 @@ fn wild_pointers_are_refused() {
         ("proxy_define_metric", "0 W W W", 6),
         ("proxy_define_metric", "W 0 1 8", 2),
         ("proxy_increment_metric", "W L", 2),
+        ("proxy_increment_metric", "8 L", 1),
         ("proxy_record_metric", "0 L", 1),
         ("proxy_get_metric", "W W", 2),
+        ("proxy_get_metric", "8 W", 1),
         ("pthread_equal", "W W", 1),
     ] {
         assert_eq!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use portcullis_runtime::{
     CalloutId, Direction, FieldList, Fields as _, HttpCallResponse, Limits, PluginSpec, Progress,
-    StreamToken,
+    StreamToken, limits::LOCAL_DETAILS_BYTES_MAX,
 };
 
 use crate::bed::{Memory, answer, guest, header, import, list, spec, start, start_with, stream};
@@ -367,4 +367,33 @@ fn a_callout_s_answer_lets_a_request_go_on() {
     .unwrap();
     stream(&[&plugin], &[]).request_headers(true);
     assert_eq!(embedder.log.take(), ["2"]);
+}
+
+#[test]
+fn why_a_local_response_was_sent_is_told_in_so_many_bytes() {
+    for (len, told) in [
+        (LOCAL_DETAILS_BYTES_MAX, LOCAL_DETAILS_BYTES_MAX),
+        (LOCAL_DETAILS_BYTES_MAX + 1, LOCAL_DETAILS_BYTES_MAX),
+    ] {
+        let body = format!(
+            r#"(data (i32.const 100) "response\00code_details") (data (i32.const 1024) "{}")
+            (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+                (call $proxy_send_local_response (i32.const 403) (i32.const 1024) (i32.const {len})
+                    (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))
+            (func (export "proxy_on_log") (param i32)
+                (if (i32.eqz (call $proxy_get_property (i32.const 100) (i32.const 21) (i32.const 8) (i32.const 12)))
+                    (then (call $say (i32.load (i32.const 8)) (i32.load (i32.const 12))))))"#,
+            "x".repeat(len)
+        );
+        let imports = [
+            import("proxy_send_local_response", 8),
+            import("proxy_get_property", 4),
+        ];
+        let embedder = Rc::new(Memory::default());
+        let plugin = start(&guest(&imports.concat(), &body), &embedder);
+        let mut stream = stream(&[&plugin], &[]);
+        assert_eq!(stream.request_headers(true), Progress::Respond);
+        stream.finish();
+        assert_eq!(embedder.log.take(), ["x".repeat(told)]);
+    }
 }
