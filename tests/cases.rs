@@ -226,12 +226,28 @@ struct Scene {
 }
 
 impl Run<'_> {
+    /// With a VM for the plugin, and with one for each request: the answers are the same.
     fn host(&self, index: usize, case: &Case) -> Result<()> {
-        let scene = self.scene(index, case)?;
-        let here = Here::start(&scene.policy, self.folder.path())?;
-        let address = |kind: &str| here.listener(&listener_name(index, kind));
-        let result = self.drive(case, &scene, address("plain")?, address("tls")?);
-        result.map_err(anyhow::Error::msg)
+        for isolation in ["plugin", "request"] {
+            let mut scene = self.scene(index, case)?;
+            let filters = scene.policy.get_mut("filters");
+            for filter in filters
+                .and_then(|it| it.as_array_mut())
+                .into_iter()
+                .flatten()
+            {
+                if let Some(keys) = filter.as_object_mut() {
+                    keys.insert("isolation".into(), json!(isolation));
+                }
+            }
+            let here = Here::start(&scene.policy, self.folder.path())?;
+            let address = |kind: &str| here.listener(&listener_name(index, kind));
+            let result = self.drive(case, &scene, address("plain")?, address("tls")?);
+            result
+                .map_err(anyhow::Error::msg)
+                .with_context(|| format!("with isolation: {isolation}"))?;
+        }
+        Ok(())
     }
 
     fn envoy(&self, cases: &[Case], results: &mut BTreeMap<(usize, Place), Verdict>) -> Result<()> {

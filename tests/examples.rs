@@ -3,12 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
-use portcullis_tests::child::until;
+use portcullis_tests::child::{Process, until};
 use portcullis_tests::client::{Protocol, Route, Security};
 use portcullis_tests::envoy::{self, Envoy};
 use portcullis_tests::free_port::free_address;
@@ -55,14 +56,19 @@ fn listener(policy: &Value, name: &str) -> Result<SocketAddr> {
 /// Runs `test` with the policy in the program itself, then in Envoy.
 fn in_both(what: &str, policy: &Value, folder: &Path, test: impl Fn() -> Result<()>) -> Result<()> {
     let served = Served::start(policy)?;
-    test().with_context(|| format!("{what} in Portcullis: {}", served.process.last_words()))?;
+    test().map_err(|error| blamed(&format!("{what} in Portcullis"), &error, &served.process))?;
     drop(served);
     if let Some(why) = envoy::left_out() {
         report::not_run(&format!("{what} in Envoy"), why);
         return Ok(());
     }
     let envoy = Envoy::start(&places::export(policy, folder)?, envoy::Options::default())?;
-    test().with_context(|| format!("{what} in Envoy: {}", envoy.process().last_words()))
+    test().map_err(|error| blamed(&format!("{what} in Envoy"), &error, envoy.process()))
+}
+
+/// The error first: what the process said last may be long.
+fn blamed(what: &str, error: &anyhow::Error, process: &Process) -> anyhow::Error {
+    anyhow!("{what}: {error:#}; it said:\n{}", process.last_words())
 }
 
 fn asked(host: &str, path: &str) -> Request {
@@ -135,7 +141,9 @@ fn the_api_edge() -> Result<()> {
         let good = asked("api.example.com", "/orders/7")
             .header("authorization", token(&good)?)
             .header("x-user", "mallory");
+        // Asked rarely: each of these requests counts towards the 600 a minute that an address has.
         until(KEYS_BOUND, "the issuer's keys", || {
+            sleep(Duration::from_millis(250));
             Ok(send(&good, Protocol::Http11)?.status != 503)
         })?;
         drop(orders.take_seen());

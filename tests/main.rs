@@ -17,6 +17,7 @@ mod grpc;
 mod hostile;
 mod hostile_guests;
 mod hostile_modules;
+mod isolation;
 mod languages;
 mod mtls;
 mod places;

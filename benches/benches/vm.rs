@@ -2,9 +2,11 @@
 
 use criterion::{BatchSize, Criterion};
 use portcullis_benches::bed::{Bed, Traffic, pass};
-use portcullis_runtime::{Chain, ModuleCache, NoCache};
+use portcullis_benches::embedder::BenchEmbedder;
+use portcullis_runtime::{Chain, Isolation, ModuleCache, NoCache};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// A cache in memory: what is measured is the runtime's part, not the disk's.
 #[derive(Default)]
@@ -75,6 +77,42 @@ fn main() -> anyhow::Result<()> {
             BatchSize::SmallInput,
         );
     });
+    let plain = Traffic::new(&[]);
+    let mut life = |name: &str, chain: &Chain| {
+        assert_eq!(pass(chain, plain.exchange()), 200, "{name}");
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || plain.exchange(),
+                |exchange| pass(chain, exchange),
+                BatchSize::SmallInput,
+            );
+        });
+    };
+    life("a request, no filter", &Chain::new(Vec::new()));
+    for (control, configuration) in [
+        ("tls-policy", "{}"),
+        ("security-headers", r#"{"profile":"hsts"}"#),
+    ] {
+        let wasm = portcullis_plugins::builtin(control).map_or(&[][..], |builtin| builtin.module);
+        let module = bed.load_for_snapshots(wasm, &NoCache)?;
+        for (name, isolation, from_snapshot) in [
+            ("shared", Isolation::Shared, false),
+            ("plugin", Isolation::Plugin, false),
+            ("request, configured each time", Isolation::Request, false),
+            ("request, from a snapshot", Isolation::Request, true),
+        ] {
+            let embedder = Rc::new(BenchEmbedder::default());
+            let plugin = bed.start_as(isolation, control, &module, configuration, &embedder)?;
+            if from_snapshot {
+                plugin.tend();
+                assert_eq!(embedder.make_snapshots(), 1);
+                plugin.tend();
+                assert_eq!(plugin.stats().snapshots(), 1);
+            }
+            let name = format!("a request, {control}, isolation {name}");
+            life(&name, &Chain::new(vec![plugin]));
+        }
+    }
     group.finish();
     criterion.final_summary();
     Ok(())

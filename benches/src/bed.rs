@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use portcullis::DiskCache;
 use portcullis::fields::{HttpFields, Pseudo, Scheme};
 use portcullis_runtime::{
-    Chain, ConnectionInfo, Exchange, FailurePolicy, HttpStream, Limits, Module, ModuleCache,
-    Plugin, PluginId, PluginSpec, Progress, Protocol, RouteInfo, Runtime, RuntimeOptions, Shared,
-    StreamInfo, StreamToken, TlsInfo, TlsVersion,
+    Chain, ConnectionInfo, Exchange, FailurePolicy, HttpStream, Isolation, Limits, Module,
+    ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, RouteInfo, Runtime,
+    RuntimeOptions, Shared, StreamInfo, StreamToken, TlsInfo, TlsVersion, UnknownImports,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,6 +51,16 @@ impl Bed {
         Ok(self.runtime.load(wasm, cache)?)
     }
 
+    /// Loads a module for VMs of single requests.
+    ///
+    /// # Errors
+    /// When the runtime refuses it.
+    pub fn load_for_snapshots(&self, wasm: &[u8], cache: &dyn ModuleCache) -> Result<Arc<Module>> {
+        Ok(self
+            .runtime
+            .load_for_snapshots(wasm, cache, UnknownImports::Refuse)?)
+    }
+
     /// Starts and configures a plugin of `module`.
     ///
     /// # Errors
@@ -61,6 +71,22 @@ impl Bed {
         module: &Arc<Module>,
         configuration: &str,
     ) -> Result<Rc<Plugin>> {
+        let embedder = Rc::new(BenchEmbedder::default());
+        self.start_as(Isolation::Plugin, name, module, configuration, &embedder)
+    }
+
+    /// The same with an isolation, on an embedder of one's own.
+    ///
+    /// # Errors
+    /// As [`Bed::start`].
+    pub fn start_as(
+        &self,
+        isolation: Isolation,
+        name: &str,
+        module: &Arc<Module>,
+        configuration: &str,
+        embedder: &Rc<BenchEmbedder>,
+    ) -> Result<Rc<Plugin>> {
         let spec = PluginSpec {
             name: name.to_owned(),
             root_id: String::new(),
@@ -68,10 +94,11 @@ impl Bed {
             vm_configuration: Bytes::new(),
             configuration: Bytes::copy_from_slice(configuration.as_bytes()),
             failure_policy: FailurePolicy::Closed,
+            isolation,
             limits: Limits::default(),
             clusters: Vec::new(),
         };
-        let embedder = Rc::new(BenchEmbedder::default());
+        let embedder: Rc<dyn portcullis_runtime::Embedder> = Rc::<BenchEmbedder>::clone(embedder);
         Plugin::start(
             PluginId(0),
             Arc::clone(module),

@@ -3,14 +3,26 @@
 
 use portcullis_runtime::{
     CalloutError, CalloutId, Embedder, HttpCall, LogLevel, PluginId, PluginSpec, QueueTarget,
-    Status, StreamToken,
+    SnapshotWork, Status, StreamToken,
 };
+use std::cell::RefCell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One worker's embedder.
 pub struct BenchEmbedder {
     start: Instant,
     foreign: portcullis::foreign::ForeignFunctions,
+    works: RefCell<Vec<SnapshotWork>>,
+}
+
+impl BenchEmbedder {
+    /// Makes the snapshots asked for, on this very thread; how many there were.
+    pub fn make_snapshots(&self) -> usize {
+        let works = self.works.take();
+        let count = works.len();
+        works.into_iter().for_each(SnapshotWork::run);
+        count
+    }
 }
 
 impl Default for BenchEmbedder {
@@ -18,6 +30,7 @@ impl Default for BenchEmbedder {
         Self {
             start: Instant::now(),
             foreign: portcullis::foreign::ForeignFunctions::default(),
+            works: RefCell::default(),
         }
     }
 }
@@ -59,6 +72,10 @@ impl Embedder for BenchEmbedder {
 
     fn start_http_call(&self, _: PluginId, _: CalloutId, _: HttpCall) -> Result<(), CalloutError> {
         Err(CalloutError::UnknownCluster)
+    }
+
+    fn lend_thread(&self, work: SnapshotWork) {
+        self.works.borrow_mut().push(work);
     }
 
     fn cancel_calls(&self, _: PluginId) {}

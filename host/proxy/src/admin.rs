@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use crate::acceptor::Bound;
 use crate::front::Front;
 use crate::limits::FIRST_REQUEST_TIMEOUT;
+use crate::policy::FailurePolicy;
 
 /// What the admin listener shows.
 pub(crate) struct Admin(Weak<Front>);
@@ -86,10 +87,11 @@ impl Admin {
         } else {
             let front = self.0.upgrade();
             match (request.uri().path(), front) {
-                ("/ready", Some(front)) if front.ready.get() => {
-                    (StatusCode::OK, text, Bytes::from_static(b"ready\n"))
+                ("/ready", Some(front)) => {
+                    let (status, body) = readiness(&front);
+                    (status, text, Bytes::from(body))
                 }
-                ("/ready", _) | (_, None) => (
+                (_, None) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     text,
                     Bytes::from_static(b"draining\n"),
@@ -122,6 +124,38 @@ impl Admin {
         }
         response
     }
+}
+
+/// Not ready while a plugin that requests cannot do without has no VM somewhere.
+fn readiness(front: &Front) -> (StatusCode, String) {
+    if !front.ready.get() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    let figures = front.figures();
+    let instances = &figures.plan.policy.instances;
+    let mut lines = String::new();
+    let mut status = StatusCode::OK;
+    for (plugin, workers) in figures.waiting() {
+        let passes = instances.iter().any(|instance| {
+            instance.name == plugin && instance.filter.failure_policy == FailurePolicy::Open
+        });
+        let meanwhile = if passes {
+            "requests pass it"
+        } else {
+            status = StatusCode::SERVICE_UNAVAILABLE;
+            "requests are refused"
+        };
+        lines.push_str(&format!(
+            "plugin {plugin} does not start on {workers} of {} workers: {meanwhile}\n",
+            figures.workers.len()
+        ));
+    }
+    let word = if status == StatusCode::OK {
+        "ready\n"
+    } else {
+        "not ready\n"
+    };
+    (status, format!("{word}{lines}"))
 }
 
 fn is_for_loopback(headers: &HeaderMap) -> bool {

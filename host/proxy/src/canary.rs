@@ -11,9 +11,9 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bytes::Bytes;
 use portcullis_runtime::{
     Callback, CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy,
-    FieldList, Fields, GrpcCall, HttpCall, HttpStream, Limits, LogLevel, Module, ModuleCache,
-    Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime, Shared,
-    StartError, StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
+    FieldList, Fields, GrpcCall, HttpCall, HttpStream, Isolation, Limits, LogLevel, Module,
+    ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime,
+    Shared, StartError, StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
 };
 
 use crate::export::Findings;
@@ -220,6 +220,7 @@ pub(crate) fn instantiate(module: Arc<Module>, name: &str) -> Result<(), String>
         vm_configuration: bytes::Bytes::new(),
         configuration: bytes::Bytes::new(),
         failure_policy: FailurePolicy::Closed,
+        isolation: Isolation::Plugin,
         limits: Limits::default(),
         clusters: Vec::new(),
     };

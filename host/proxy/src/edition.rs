@@ -117,16 +117,23 @@ impl Edition {
         let mut plugins = Vec::with_capacity(plan.plugins.len());
         for (instance, (spec, module)) in plan.policy.instances.iter().zip(&plan.plugins) {
             let id = PluginId(plan.first_plugin.wrapping_add(instance.index));
-            let started = Plugin::start(
-                id,
-                Arc::clone(module),
-                Arc::clone(spec),
-                Arc::clone(&plan.shared),
-                Rc::clone(&embedder) as Rc<dyn Embedder>,
-            );
+            let neighbour = plugins
+                .iter()
+                .find(|plugin: &&Rc<Plugin>| plugin.may_share(module, spec));
+            let started = match neighbour {
+                Some(neighbour) => Plugin::start_beside(neighbour, id, Arc::clone(spec)),
+                None => Plugin::start(
+                    id,
+                    Arc::clone(module),
+                    Arc::clone(spec),
+                    Arc::clone(&plan.shared),
+                    Rc::clone(&embedder) as Rc<dyn Embedder>,
+                ),
+            };
             match started {
                 Ok(plugin) => {
                     embedder.register(id, &plugin);
+                    embedder.tend_soon(id);
                     plugins.push(plugin);
                 }
                 Err(error) => {
@@ -195,9 +202,14 @@ impl Edition {
         self.changed.notify_one();
     }
 
+    /// Another takes its place: its plugins keep nothing ready for requests to come.
+    pub(crate) fn retire(&self) {
+        self.ending.set(true);
+        self.plugins.iter().for_each(|plugin| plugin.retire());
+    }
+
     /// Ends its plugins once the last of its exchanges is over; from now on it is given no more.
     pub(crate) async fn end(&self) {
-        self.ending.set(true);
         while self.open.get() > 0 && !self.abandoned.get() {
             self.changed.notified().await;
         }

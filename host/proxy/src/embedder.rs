@@ -11,7 +11,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bytes::Bytes;
 use portcullis_runtime::{
     CalloutError, CalloutId, Embedder, GrpcCall, GrpcEvent, HttpCall, LogLevel, Plugin, PluginId,
-    PluginSpec, QueueTarget, Status, StreamToken,
+    PluginSpec, QueueTarget, SnapshotWork, Status, StreamToken,
 };
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use crate::callout;
 use crate::foreign::ForeignFunctions;
 use crate::grpc::{self, Outgoing};
+use crate::lent_thread;
 use crate::limits::CALLOUTS_MAX;
 use crate::stream::Stream;
 use crate::upstream::Upstream;
@@ -107,11 +108,18 @@ impl WorkerEmbedder {
             .find(|upstream| upstream.cluster.policy.name == cluster)
     }
 
-    /// Closes idle connections to upstreams.
+    /// What is due from time to time: idle connections to upstreams are closed, plugins tended.
     pub(crate) fn sweep(&self, now: Instant) {
         for upstream in &self.upstreams {
             upstream.sweep(now);
         }
+        let plugins: Vec<_> = self
+            .plugins
+            .borrow()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        plugins.iter().for_each(|plugin| plugin.tend());
     }
 
     /// A callout has ended.
@@ -326,7 +334,7 @@ impl Embedder for WorkerEmbedder {
         outgoing.send(message, is_last)
     }
 
-    fn cancel_grpc(&self, plugin: PluginId, id: CalloutId) {
+    fn cancel_call(&self, plugin: PluginId, id: CalloutId) {
         if let Some(task) = self.calls.borrow_mut().remove(&(plugin, id)) {
             task.abort();
         }
@@ -344,6 +352,23 @@ impl Embedder for WorkerEmbedder {
             }
             others
         });
+    }
+
+    fn tend_soon(&self, plugin: PluginId) {
+        let Some(worker) = self.itself.upgrade() else {
+            return;
+        };
+        spawn_local(async move {
+            // Behind the tasks that are ready now: requests among them.
+            tokio::task::yield_now().await;
+            if let Some(plugin) = worker.plugin(plugin) {
+                plugin.tend();
+            }
+        });
+    }
+
+    fn lend_thread(&self, work: SnapshotWork) {
+        lent_thread::lend(work);
     }
 
     fn wake(&self, token: StreamToken) {

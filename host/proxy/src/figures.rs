@@ -225,7 +225,7 @@ impl Figures {
 
     fn plugins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         type Read = fn(&PluginStats) -> u64;
-        let plain: [(&str, &str, Read); 7] = [
+        let plain: [(&str, &str, Read); 11] = [
             (
                 "portcullis_plugin_restarts",
                 "VMs that took the place of one that broke",
@@ -235,6 +235,26 @@ impl Figures {
                 "portcullis_plugin_start_failures",
                 "VMs that did not start",
                 PluginStats::start_failures,
+            ),
+            (
+                "portcullis_plugin_snapshots",
+                "Snapshots that VMs of single requests begin from",
+                PluginStats::snapshots,
+            ),
+            (
+                "portcullis_plugin_snapshot_failures",
+                "Snapshots that could not be made",
+                PluginStats::snapshot_failures,
+            ),
+            (
+                "portcullis_plugin_vm_denials",
+                "Requests refused because there were as many VMs as may be",
+                PluginStats::vm_denials,
+            ),
+            (
+                "portcullis_plugin_cpu_denials",
+                "Requests refused because they had used up their CPU time",
+                PluginStats::cpu_denials,
             ),
             (
                 "portcullis_plugin_refused",
@@ -271,6 +291,8 @@ impl Figures {
         }
         let mut traps = Vec::new();
         let mut memory = Vec::new();
+        let mut vms = Vec::new();
+        let mut waiting = Vec::new();
         let mut denials = Vec::new();
         for (plugin, stats) in &plugins {
             let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
@@ -294,6 +316,9 @@ impl Figures {
             }
             let bytes: usize = stats.iter().map(|stats| stats.memory_bytes()).sum();
             memory.push((label(plugin), u64::try_from(bytes).unwrap_or(u64::MAX)));
+            vms.push((label(plugin), stats.iter().map(|stats| stats.vms()).sum()));
+            let count = stats.iter().filter(|stats| stats.is_waiting()).count();
+            waiting.push((label(plugin), u64::try_from(count).unwrap_or(u64::MAX)));
         }
         counters(
             encoder,
@@ -313,7 +338,26 @@ impl Figures {
             "Linear memory of a plugin's VMs",
             memory,
         )?;
+        gauges(encoder, "portcullis_plugin_vms", "A plugin's VMs", vms)?;
+        gauges(
+            encoder,
+            "portcullis_plugin_waiting",
+            "Workers on which a plugin has no VM, because it does not start",
+            waiting,
+        )?;
         self.latencies(encoder)
+    }
+
+    /// Plugins that have no VM on some workers because they do not start: name, and on how many.
+    pub(crate) fn waiting(&self) -> Vec<(&str, usize)> {
+        let mut waiting = Vec::new();
+        for (plugin, stats) in self.by_plugin() {
+            let count = stats.iter().filter(|stats| stats.is_waiting()).count();
+            if count > 0 {
+                waiting.push((plugin, count));
+            }
+        }
+        waiting
     }
 
     fn latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -27,6 +27,7 @@ mod forwarded;
 mod front;
 mod grpc;
 mod head;
+mod lent_thread;
 mod limits;
 mod local;
 mod module_cache;

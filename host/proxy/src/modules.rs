@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use portcullis_runtime::{Allow, LoadError, Module, ModuleCache, Runtime, UnknownImports};
+use portcullis_runtime::{
+    Allow, Isolation, LoadError, Module, ModuleCache, Runtime, UnknownImports,
+};
 
 use crate::canary;
 use crate::policy::{Filter, Policy, Problem};
 
-/// Digest, what becomes of unknown imports, allow-lists.
-type Key = (String, UnknownImports, Allow);
+/// Digest, what becomes of unknown imports, whether snapshots are made of its VMs, allow-lists.
+type Key = (String, UnknownImports, bool, Allow);
 
 /// By what they were made from.
 #[derive(Default)]
@@ -57,17 +59,23 @@ impl Modules {
         earlier: &Self,
     ) -> Result<Arc<Module>, LoadError> {
         let unknown = filter.unknown_imports;
-        let whole = (filter.module.sha256.clone(), unknown, Allow::default());
+        let restricted = key(filter);
+        let snapshots = restricted.2;
+        let whole = (restricted.0.clone(), unknown, snapshots, Allow::default());
         let module = match self.0.get(&whole).or_else(|| earlier.0.get(&whole)) {
             Some(module) => Arc::clone(module),
             None => {
-                let module = runtime.load_with(&filter.module.bytes, cache, unknown)?;
+                let wasm = &filter.module.bytes;
+                let module = if snapshots {
+                    runtime.load_for_snapshots(wasm, cache, unknown)?
+                } else {
+                    runtime.load_with(wasm, cache, unknown)?
+                };
                 warn_of_imports(&filter.name, &module);
                 module
             }
         };
         self.0.insert(whole, Arc::clone(&module));
-        let restricted = key(filter);
         let known = self
             .0
             .get(&restricted)
@@ -87,8 +95,12 @@ impl Modules {
 }
 
 fn key(filter: &Filter) -> Key {
-    let digest = filter.module.sha256.clone();
-    (digest, filter.unknown_imports, filter.allow.lists.clone())
+    (
+        filter.module.sha256.clone(),
+        filter.unknown_imports,
+        filter.isolation == Isolation::Request,
+        filter.allow.lists.clone(),
+    )
 }
 
 /// One line, for all that a plugin may ask in vain.

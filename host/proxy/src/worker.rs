@@ -99,6 +99,7 @@ impl Worker {
     /// Ends an edition with the last of its exchanges.
     fn retire(self: &Rc<Self>, edition: Option<Rc<Edition>>) {
         let Some(edition) = edition else { return };
+        edition.retire();
         self.earlier.borrow_mut().push(Rc::clone(&edition));
         self.editions.fetch_add(1, Ordering::Relaxed);
         let worker = Rc::clone(self);
@@ -127,7 +128,9 @@ impl Worker {
     fn sweep(&self, now: Instant) {
         self.connections.each(|connection| connection.sweep(now));
         self.edition().embedder.sweep(now);
-        for edition in self.earlier.borrow().iter() {
+        // A copy, since plugins run in between.
+        let earlier = self.earlier.borrow().clone();
+        for edition in earlier {
             edition.embedder.sweep(now);
         }
     }

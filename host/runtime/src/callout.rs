@@ -1,6 +1,6 @@
 //! Callouts, and HTTP callouts in particular: what a plugin asks of a named cluster, and what comes back.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
@@ -58,6 +58,31 @@ impl CalloutIds {
         };
         last.set(id);
         id
+    }
+}
+
+/// How many callouts of a plugin are under way on one worker, whichever of its VMs made them.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    /// A place for one more, if fewer than `most` are taken.
+    pub(crate) fn enter(&self, most: usize) -> Option<Place> {
+        let taken = self.0.get();
+        (taken < most).then(|| {
+            self.0.set(taken.saturating_add(1));
+            Place(Rc::clone(&self.0))
+        })
+    }
+}
+
+/// A callout's place among those under way; given back when it is dropped, so that a VM that breaks holds none.
+#[derive(Debug)]
+pub(crate) struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     embedder::StreamToken,
     exchange::{Direction, Exchange},
     plugin::Plugin,
-    stream::StreamCell,
+    stream::{FilterCell, StreamCell},
     vm::Vm,
 };
 
@@ -46,6 +46,25 @@ struct Filter {
     callbacks: Callbacks,
     has_streams: bool,
     has_connections: bool,
+}
+
+impl Filter {
+    /// Whether its callbacks on an exchange have used up their CPU time. Asked before one more: no VM is lost.
+    fn is_overspent(&self, cell: &FilterCell) -> bool {
+        let spent_ns = cell.cpu_ns.get();
+        let is_overspent = spent_ns > 0
+            && spent_ns
+                >= self
+                    .plugin
+                    .spec()
+                    .limits
+                    .request_cpu_ms
+                    .saturating_mul(1_000_000);
+        if is_overspent {
+            self.plugin.stats_ref().count_cpu_denial();
+        }
+        is_overspent
+    }
 }
 
 impl Chain {

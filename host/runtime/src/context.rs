@@ -137,6 +137,12 @@ impl Contexts {
         Some(id)
     }
 
+    /// An id for one more root context.
+    pub(crate) fn next_root(&mut self) -> Option<u32> {
+        self.last = self.last.checked_add(1)?;
+        Some(self.last)
+    }
+
     pub(crate) fn get(&self, id: u32) -> Option<&StreamContext> {
         self.by_id.get(&id)
     }

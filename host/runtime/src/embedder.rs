@@ -16,6 +16,26 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamToken(pub u64);
 
+/// The making of a snapshot: to be run on a thread that waits for nothing else.
+pub struct SnapshotWork(Box<dyn FnOnce() + Send>);
+
+impl SnapshotWork {
+    pub(crate) fn new(work: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(work))
+    }
+
+    /// Does it. The plugin finds the result when it is tended next.
+    pub fn run(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for SnapshotWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotWork").finish_non_exhaustive()
+    }
+}
+
 /// One per worker thread. The runtime calls it in the midst of its own work, so nothing here may call back into a plugin or stream at
 /// once: note the wish, and act when the runtime has returned.
 pub trait Embedder {
@@ -65,12 +85,18 @@ pub trait Embedder {
         let _ = (plugin, id, message, is_last);
         Err(CalloutError::Overloaded)
     }
-    /// Drops one gRPC call or stream; nothing more is told of it.
-    fn cancel_grpc(&self, plugin: PluginId, id: CalloutId) {
+    /// Drops one callout of either kind: nothing more is told of it. Without this, what comes of it is dropped when it comes.
+    fn cancel_call(&self, plugin: PluginId, id: CalloutId) {
         let _ = (plugin, id);
     }
-    /// Drops all callouts of this plugin, gRPC included: its VM is gone.
+    /// Drops all callouts of this plugin, gRPC included: it has ended.
     fn cancel_calls(&self, plugin: PluginId);
+    /// Something off the request path is due: call [`Plugin::tend`](crate::Plugin::tend) once what waits is done. An embedder that calls
+    /// it every second anyway needs not listen.
+    fn tend_soon(&self, _plugin: PluginId) {}
+    /// Lends a thread to work that takes up to a second of CPU, and that must not hold up this one: [`SnapshotWork::run`]. Dropped, the
+    /// plugin goes on without a snapshot for a while.
+    fn lend_thread(&self, _work: SnapshotWork) {}
     /// A stream has something to do: call [`HttpStream::resume`](crate::HttpStream::resume) in both directions. May come for a stream that has ended.
     fn wake(&self, stream: StreamToken);
     /// A queue has an entry: call [`Plugin::on_queue_ready`](crate::Plugin::on_queue_ready) of that plugin, on that worker.

@@ -112,7 +112,7 @@ pub(crate) struct Prototype {
 }
 
 /// What one plugin declared.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Declarations(Vec<(Box<[u8]>, Prototype)>);
 
 impl Declarations {

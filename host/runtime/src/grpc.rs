@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     abi::Status,
-    callout::{CalloutId, CalloutKind},
+    callout::{CalloutId, CalloutKind, Place},
     fields::FieldList,
     limits::{GRPC_ENDED_MAX, GRPC_STREAMS_MAX},
 };
@@ -70,8 +70,14 @@ struct GrpcCallout {
     is_sent: bool,
     /// The plugin closed its side.
     is_closed: bool,
-    /// The other side is done.
-    is_ended: bool,
+    /// Its place among the plugin's callouts, until the other side is done.
+    place: Option<Place>,
+}
+
+impl GrpcCallout {
+    fn is_ended(&self) -> bool {
+        self.place.is_none()
+    }
 }
 
 /// What the embedder is to do about a stream.
@@ -85,12 +91,13 @@ pub(crate) enum Duty {
 impl GrpcCallouts {
     /// Whether one more may begin.
     pub(crate) fn has_room(&self) -> bool {
-        self.in_flight() < GRPC_STREAMS_MAX
+        self.under_way().count() < GRPC_STREAMS_MAX
     }
 
     /// Those that have not ended.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.iter().filter(|callout| !callout.is_ended).count()
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = CalloutId> + '_ {
+        let open = self.0.iter().filter(|callout| !callout.is_ended());
+        open.map(|callout| callout.id)
     }
 
     /// Whether `id` is taken; ids come round after a billion callouts.
@@ -99,8 +106,8 @@ impl GrpcCallouts {
     }
 
     /// A callout began. Of streams that ended and were never closed, the oldest is forgotten.
-    pub(crate) fn begin(&mut self, id: CalloutId) {
-        let mut ended = self.0.iter().filter(|callout| callout.is_ended);
+    pub(crate) fn begin(&mut self, id: CalloutId, place: Place) {
+        let mut ended = self.0.iter().filter(|callout| callout.is_ended());
         if ended.clone().count() >= GRPC_ENDED_MAX {
             let oldest = ended.next().map(|callout| callout.id);
             self.0.retain(|callout| Some(callout.id) != oldest);
@@ -110,17 +117,20 @@ impl GrpcCallouts {
             message: None,
             is_sent: id.kind() == Some(CalloutKind::GrpcCall),
             is_closed: false,
-            is_ended: false,
+            place: Some(place),
         });
     }
 
     /// What the plugin is told of this event, if anything.
     pub(crate) fn admit(&mut self, id: CalloutId, event: GrpcEvent) -> Option<GrpcEvent> {
         let index = self.0.iter().position(|callout| callout.id == id)?;
-        let callout = self.0.get_mut(index).filter(|callout| !callout.is_ended)?;
+        let callout = self
+            .0
+            .get_mut(index)
+            .filter(|callout| !callout.is_ended())?;
         if id.kind() == Some(CalloutKind::GrpcStream) {
             if matches!(event, GrpcEvent::Close(_)) {
-                callout.is_ended = true;
+                callout.place = None;
                 if callout.is_closed {
                     self.0.remove(index);
                 }
@@ -153,7 +163,7 @@ impl GrpcCallouts {
             return Err(Status::BadArgument);
         }
         let callout = self.find(id)?;
-        Ok(if callout.is_ended || callout.is_sent {
+        Ok(if callout.is_ended() || callout.is_sent {
             Duty::Nothing
         } else {
             Duty::Send
@@ -173,7 +183,7 @@ impl GrpcCallouts {
             return self.cancel(id);
         }
         let callout = self.find(id)?;
-        if callout.is_ended {
+        if callout.is_ended() {
             self.0.retain(|callout| callout.id != id);
             return Ok(Duty::Nothing);
         }
@@ -193,7 +203,7 @@ impl GrpcCallouts {
         ) {
             return Err(Status::BadArgument);
         }
-        let is_ended = self.find(id)?.is_ended;
+        let is_ended = self.find(id)?.is_ended();
         self.0.retain(|callout| callout.id != id);
         Ok(if is_ended {
             Duty::Nothing
@@ -213,9 +223,14 @@ impl GrpcCallouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::callout::InFlight;
 
     const CALL: CalloutId = CalloutId(5);
     const STREAM: CalloutId = CalloutId(6);
+
+    fn place() -> Place {
+        InFlight::default().enter(1).unwrap()
+    }
 
     fn close(code: u32) -> GrpcEvent {
         GrpcEvent::Close(GrpcStatus {
@@ -255,7 +270,7 @@ mod tests {
         #[track_caller]
         fn check(id: CalloutId, messages: &[&'static str], code: u32, expected: &str) {
             let mut callouts = GrpcCallouts::default();
-            callouts.begin(id);
+            callouts.begin(id, place());
             assert_eq!(told(&mut callouts, id, events(messages, code)), expected);
         }
         check(CALL, &["a"], 0, "- - - a -");
@@ -273,7 +288,7 @@ mod tests {
     fn a_stream_is_known_until_both_sides_are_done() {
         use Duty::{Cancel, Nothing, Send};
         let mut callouts = GrpcCallouts::default();
-        callouts.begin(STREAM);
+        callouts.begin(STREAM, place());
         assert_eq!(callouts.may_send(STREAM), Ok(Send));
         callouts.sent(STREAM);
         assert_eq!(callouts.may_send(STREAM), Ok(Nothing), "after the last");
@@ -281,13 +296,13 @@ mod tests {
         callouts.admit(STREAM, close(0));
         assert_eq!(callouts.close(STREAM), Err(Status::NotFound));
 
-        callouts.begin(STREAM);
+        callouts.begin(STREAM, place());
         callouts.admit(STREAM, close(0));
         assert_eq!(callouts.may_send(STREAM), Ok(Nothing));
         assert_eq!(callouts.close(STREAM), Ok(Nothing));
         assert_eq!(callouts.may_send(STREAM), Err(Status::NotFound));
 
-        callouts.begin(STREAM);
+        callouts.begin(STREAM, place());
         assert_eq!(callouts.close(STREAM), Ok(Send));
         assert_eq!(callouts.may_send(STREAM), Ok(Nothing));
         assert_eq!(callouts.cancel(STREAM), Ok(Cancel));
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn ids_of_other_kinds_are_bad() {
         let mut callouts = GrpcCallouts::default();
-        callouts.begin(CALL);
+        callouts.begin(CALL, place());
         assert_eq!(callouts.may_send(CALL), Err(Status::BadArgument), "a call");
         for id in [CalloutId(8), CalloutId(7)] {
             assert_eq!(callouts.may_send(id), Err(Status::BadArgument));
@@ -314,14 +329,14 @@ mod tests {
         let id = |number: usize| CalloutId(u32::try_from(number * 4 + 6).unwrap());
         for number in 0..GRPC_STREAMS_MAX {
             assert!(callouts.has_room());
-            callouts.begin(id(number));
+            callouts.begin(id(number), place());
         }
         assert!(!callouts.has_room());
         callouts.admit(id(0), close(0));
         assert!(callouts.has_room(), "one has ended");
         let ended = GRPC_STREAMS_MAX..GRPC_STREAMS_MAX + 3 * GRPC_ENDED_MAX;
         for number in ended.clone() {
-            callouts.begin(id(number));
+            callouts.begin(id(number), place());
             callouts.admit(id(number), close(0));
         }
         assert!(callouts.0.len() <= GRPC_STREAMS_MAX + GRPC_ENDED_MAX);

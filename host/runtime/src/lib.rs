@@ -7,7 +7,8 @@
 //!
 //! [`Runtime::load`] compiles a module once a process; [`Plugin::start`] makes and configures a VM once a worker; a [`Chain`] orders the
 //! plugins of a route; an [`HttpStream`] takes one exchange through it, phase by phase. Each phase answers with a [`Progress`]. A
-//! [`TcpStream`] takes a connection through it byte by byte.
+//! [`TcpStream`] takes a connection through it byte by byte. [`Plugin::tend`], called every second or so, keeps a spare VM, or the snapshot
+//! that VMs of single exchanges begin from ([`Isolation`]).
 //!
 //! # What holds always
 //!
@@ -69,6 +70,7 @@
 //!     vm_configuration: Default::default(),
 //!     configuration: Default::default(),
 //!     failure_policy: FailurePolicy::Closed,
+//!     isolation: Isolation::Plugin,
 //!     limits: Limits::default(),
 //!     clusters: vec![],
 //! };
@@ -129,6 +131,7 @@ mod property;
 mod shared_data;
 mod shared_queue;
 mod signature;
+mod snapshot;
 mod spec;
 mod state;
 mod stats;
@@ -139,7 +142,7 @@ pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, Tra
 pub use allow::{Allow, PropertyPaths};
 pub use callout::{CalloutError, CalloutId, CalloutKind, HttpCall, HttpCallResponse};
 pub use chain::{Chain, HttpStream, Peer, Progress, TcpProgress, TcpStream};
-pub use embedder::{Embedder, StreamToken};
+pub use embedder::{Embedder, SnapshotWork, StreamToken};
 pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,
 };
@@ -154,7 +157,7 @@ pub use module::{LoadError, Module, ModuleCache, NoCache, Runtime, RuntimeError,
 pub use plugin::{Plugin, StartError};
 pub use shared_data::SharedData;
 pub use shared_queue::{QueueTarget, SharedQueues};
-pub use spec::{FailurePolicy, PluginId, PluginSpec};
+pub use spec::{FailurePolicy, Isolation, PluginId, PluginSpec};
 pub use state::Shared;
 pub use stats::{DenialKind, LATENCY_BOUNDS_NS, LatencySnapshot, PluginStats, StatsTable};
 pub use vm::StartFailure;

@@ -14,6 +14,9 @@ pub struct Limits {
     pub start_cpu_ms: u64,
     /// Wall time of the same, ms. Four times the CPU bound, for machines that are throttled while all workers start.
     pub start_wall_ms: u64,
+    /// CPU time of all callbacks of one exchange together, ms. 100 ms: ten callbacks that use up their own bound, so that what each may do
+    /// cannot be had for every chunk of a body. Counted at epoch ticks, each of which stands for [`EPOCH_MS`]; checked before a callback.
+    pub request_cpu_ms: u64,
     /// Bytes of one body held for one filter while it pauses. 1 MiB: Envoy's default buffer limit.
     pub body_bytes: usize,
     /// Callouts in flight on one worker, HTTP and gRPC together; further ones fail. 64: more means that the upstream is down, and the plugin should see it. At most
@@ -22,6 +25,12 @@ pub struct Limits {
     /// Log lines a second on one worker, and as many at once; further ones are dropped and counted. 1,000: an access log of a line a request
     /// at a rate where nobody reads them, and under 4 MiB a second.
     pub log_lines_per_second: u32,
+    /// VMs alive at once on one worker, the standing one and the spare included. Only [`Isolation::Request`](crate::Isolation::Request) makes
+    /// more than those two: one for each exchange under way. 256: twice the streams of a busy HTTP/2 connection, and some 25 MiB for a
+    /// guest that writes to 100 KiB.
+    pub vms: u32,
+    /// Spare VMs kept ready on one worker, 0 or 1: one takes over while the next is made.
+    pub spare_vms: u32,
 }
 
 impl Default for Limits {
@@ -32,9 +41,12 @@ impl Default for Limits {
             callback_wall_ms: 1_000,
             start_cpu_ms: 5_000,
             start_wall_ms: 20_000,
+            request_cpu_ms: 100,
             body_bytes: 1 << 20,
             callouts_in_flight: 64,
             log_lines_per_second: 1_000,
+            vms: 256,
+            spare_vms: 1,
         }
     }
 }
@@ -45,8 +57,12 @@ pub const MEMORY_BYTES_MAX: usize = 1 << 30;
 pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Tables of a guest. One is usual; reference types may add some.
 pub const TABLES_MAX: usize = 4;
-/// VMs that the pools of one process hold: 16 plugins × 32 workers × 2, since a reload stands beside the old policy.
-pub const VMS_MAX: u32 = 1024;
+/// VMs that the pools of one process hold: 16 plugins × 32 workers × 2 for spares × 2, since a reload stands beside the old policy; and as many
+/// for exchanges with VMs of their own. 16 TiB of the 128 that a process can address.
+pub const VMS_MAX: u32 = 4096;
+/// Bytes of linear memory that a VM keeps mapped when its place in the pools is given back, where the kernel can tell which pages were
+/// written (`PAGEMAP_SCAN`, Linux 6.7): a fresh VM then takes no page faults. More than small guests touch.
+pub const RESIDENT_BYTES: usize = 2 << 20;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.
 pub const MODULE_BYTES_MAX: usize = 32 << 20;
 /// Imports unknown to the host that a module may have; each costs a walk through all of its imports. The largest vendor ABI known
@@ -135,6 +151,16 @@ pub const FOREIGN_RESULT_BYTES_MAX: usize = 4 << 20;
 
 /// Stream contexts of one VM alive at once. Each is an exchange in flight; the proxy bounds those first.
 pub const CONTEXTS_MAX: usize = 1 << 16;
+
+/// What one epoch tick stands for where CPU time is counted by ticks, ms: their period (see [`Runtime::tick`](crate::Runtime::tick)).
+pub const EPOCH_MS: u64 = 5;
+
+/// Least time between the beginnings of two snapshots of one plugin on one worker, ms. Compiling one takes up to half a second of a
+/// core: under 2 % of it.
+pub const SNAPSHOT_PERIOD_MS: u64 = 30_000;
+/// Bytes of linear memory in a snapshot. What is copied while the worker waits (some ms), and what wasmtime turns into a copy-on-write
+/// image however thinly it is filled.
+pub const SNAPSHOT_BYTES_MAX: usize = 16 << 20;
 
 /// First wait after a start that failed, ms; it doubles up to [`BACKOFF_MS_MAX`], each time ± 25 %.
 pub const BACKOFF_MS_MIN: u64 = 1_000;

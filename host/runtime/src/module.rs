@@ -12,8 +12,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
-    Config, Engine, ExternType, ImportType, InstanceAllocationStrategy, InstancePre, Linker,
-    PoolingAllocationConfig, WasmBacktraceDetails,
+    Config, Enabled, Engine, ExternType, ImportType, InstanceAllocationStrategy, InstancePre,
+    Linker, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use crate::{
@@ -22,8 +22,8 @@ use crate::{
     hostcalls,
     imports::{self, UnknownImports, Unlinked},
     limits::{
-        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
-        TABLES_MAX, VMS_MAX,
+        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, RESIDENT_BYTES, STACK_BYTES,
+        TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX,
     },
     metadata::Metadata,
     signature,
@@ -127,7 +127,7 @@ pub enum LoadError {
 pub struct Runtime {
     engine: Engine,
     /// One for each ABI version.
-    linkers: [(AbiVersion, Linker<VmState>); 4],
+    linkers: [(AbiVersion, Arc<Linker<VmState>>); 4],
     /// What can be allowed or denied.
     capabilities: BTreeSet<&'static str>,
     is_pooling: bool,
@@ -159,7 +159,7 @@ impl Runtime {
         let mut linker = |abi| {
             let mut linker = Linker::new(&engine);
             capabilities.append(&mut hostcalls::register(&mut linker, abi).map_err(refused)?);
-            Ok((abi, linker))
+            Ok((abi, Arc::new(linker)))
         };
         let linkers = [
             linker(AbiVersion::V0_1_0)?,
@@ -208,16 +208,32 @@ impl Runtime {
         cache: &dyn ModuleCache,
         unknown: UnknownImports,
     ) -> Result<Arc<Module>, LoadError> {
+        self.load_as(wasm, wasm, Origin::Plain, cache, unknown)
+    }
+
+    /// Loads what stands in `code` for the module `wasm`.
+    pub(crate) fn load_as(
+        &self,
+        wasm: &[u8],
+        code: &[u8],
+        origin: Origin,
+        cache: &dyn ModuleCache,
+        unknown: UnknownImports,
+    ) -> Result<Arc<Module>, LoadError> {
         if wasm.len() > MODULE_BYTES_MAX {
             return Err(LoadError::TooLarge(wasm.len()));
         }
         let metadata = Module::metadata_of(wasm)?;
         let digest = hex(&Sha256::digest(wasm));
-        let compiled = self.compiled(wasm, &digest, cache)?;
+        let compiled = match origin {
+            Origin::Instrumented(_) => self.compiled(code, &hex(&Sha256::digest(code)), cache)?,
+            Origin::Plain | Origin::Unfit(_) => self.compiled(wasm, &digest, cache)?,
+        };
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
+        let linker = Arc::clone(self.linker(abi)?);
         let callbacks = check_exports(&compiled, abi)?;
-        let (instance, unknown_imports) = imports::link(self.linker(abi)?, &compiled, unknown)
-            .map_err(|error| unlinked(error, abi))?;
+        let (instance, unknown_imports) =
+            imports::link(&linker, &compiled, unknown).map_err(|error| unlinked(error, abi))?;
         let imports = compiled
             .imports()
             .map(|import| format!("{}.{}", import.module(), import.name()))
@@ -225,14 +241,18 @@ impl Runtime {
         let exports = compiled
             .exports()
             .map(|export| export.name().to_owned())
+            .filter(|name| !name.starts_with(INSTRUMENTED))
             .collect();
         Ok(Arc::new(Module {
             instance,
+            linker,
+            origin,
             abi,
             digest,
             metadata,
             callbacks,
             imports,
+            unknown,
             unknown_imports,
             exports,
             size: wasm.len(),
@@ -257,25 +277,23 @@ impl Runtime {
             return Err(LoadError::UnknownCapability(name.clone()));
         }
         let compiled = module.instance.module();
-        let mut linker = self.linker(module.abi)?.clone();
+        let mut linker = Linker::clone(self.linker(module.abi)?);
         linker.allow_shadowing(true);
         // What no hostcall is goes on as it was loaded: it traps.
         let is_capability = |import: &ImportType<'_>| self.capabilities.contains(import.name());
         let imports = compiled.imports().filter(is_capability);
         hostcalls::restricted::register(&mut linker, imports, allow)
             .map_err(|error| LoadError::BadImport(format!("{error:#}")))?;
-        let unknown = if module.unknown_imports.is_empty() {
-            UnknownImports::Refuse
-        } else {
-            UnknownImports::Trap
-        };
-        let (instance, unknown_imports) = imports::link(&linker, compiled, unknown)
+        let (instance, unknown_imports) = imports::link(&linker, compiled, module.unknown)
             .map_err(|error| unlinked(error, module.abi))?;
         let allowed = Callback::ALL.iter().filter(|callback| {
             module.callbacks.contains(**callback) && allow.has_capability(callback.name())
         });
         Ok(Arc::new(Module {
             instance,
+            // Its snapshots are linked with it too.
+            linker: Arc::new(linker),
+            origin: module.origin.clone(),
             callbacks: allowed.fold(Callbacks::default(), |set, callback| set.with(*callback)),
             digest: module.digest.clone(),
             metadata: module.metadata.clone(),
@@ -286,7 +304,7 @@ impl Runtime {
         }))
     }
 
-    fn linker(&self, abi: AbiVersion) -> Result<&Linker<VmState>, LoadError> {
+    fn linker(&self, abi: AbiVersion) -> Result<&Arc<Linker<VmState>>, LoadError> {
         self.linkers
             .iter()
             .find(|(version, _)| *version == abi)
@@ -367,6 +385,13 @@ fn config() -> Config {
 
 fn pools(vms_max: u32) -> InstanceAllocationStrategy {
     let mut pools = PoolingAllocationConfig::new();
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        // Without the scan, keeping memory mapped costs more than it saves: all of it is then reset, not what was written.
+        pools
+            .pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(RESIDENT_BYTES)
+            .table_keep_resident(RESIDENT_BYTES);
+    }
     pools
         .total_core_instances(vms_max)
         .total_memories(vms_max)
@@ -400,14 +425,31 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// What exports are called that were added to look into a VM.
+pub(crate) const INSTRUMENTED: &str = "__wizer_";
+
+/// Whether VMs of a module can be made from snapshots.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    /// It was not loaded for that.
+    Plain,
+    /// Yes: these are its bytes. What was compiled exports all its globals besides.
+    Instrumented(Arc<[u8]>),
+    /// No, for this reason.
+    Unfit(String),
+}
+
 /// A module checked and compiled; shared by all threads.
 pub struct Module {
     instance: InstancePre<VmState>,
+    linker: Arc<Linker<VmState>>,
+    origin: Origin,
     abi: AbiVersion,
     digest: String,
     metadata: Option<Metadata>,
     callbacks: Callbacks,
     imports: Vec<String>,
+    unknown: UnknownImports,
     unknown_imports: Vec<String>,
     exports: Vec<String>,
     size: usize,
@@ -490,6 +532,19 @@ impl Module {
 
     pub(crate) fn instance(&self) -> &InstancePre<VmState> {
         &self.instance
+    }
+
+    pub(crate) fn linker(&self) -> &Arc<Linker<VmState>> {
+        &self.linker
+    }
+
+    /// What its unknown imports were linked to, as those of its snapshots are.
+    pub(crate) fn unknown(&self) -> UnknownImports {
+        self.unknown
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 

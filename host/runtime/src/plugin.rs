@@ -1,26 +1,31 @@
 //! A plugin on one worker: its VM, and what happens when that breaks.
 //!
-//! A VM that broke is replaced when the next request (or anything else) needs one, at once and without a wait: a client that can
+//! A VM that broke is replaced by the spare when the next request (or anything else) needs one, or by one started at once: a client that can
 //! make a control trap must not be able to switch it off. Only where the start itself fails do we back off, with jitter.
 
+mod recovery;
+
 use std::{
-    cell::{OnceCell, RefCell},
-    rc::Rc,
+    cell::{Cell, OnceCell, RefCell},
+    rc::{Rc, Weak},
     sync::Arc,
 };
 
+pub(crate) use recovery::NoVm;
+use recovery::{Backoff, Group};
+
 use crate::{
-    abi::{Callback, Callbacks, LogLevel},
-    callout::{CalloutId, HttpCallResponse},
+    abi::{Callback, Callbacks},
+    callout::{CalloutId, HttpCallResponse, InFlight},
     embedder::Embedder,
     fields::check_name,
     grpc::GrpcEvent,
-    limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN},
     log_rate::LogRate,
     module::Module,
     property::OWNED_REQUEST_HEADERS,
-    spec::{PluginId, PluginSpec},
-    state::{Owner, Shared},
+    snapshot::Snapshots,
+    spec::{Isolation, PluginId, PluginSpec},
+    state::{Owner, Role, Shared},
     stats::PluginStats,
     vm::{StartFailure, Vm},
 };
@@ -43,19 +48,25 @@ fn lines(log: &[String]) -> String {
 
 /// A configured module on one worker. What it counts goes on from a plugin of the same name that stood there before.
 pub struct Plugin {
-    owner: Owner,
+    owner: Rc<Owner>,
     module: Arc<Module>,
+    group: Rc<Group>,
     slot: RefCell<Slot>,
+    backoff: Cell<Backoff>,
+    spare: RefCell<Option<Rc<Vm>>>,
+    spare_backoff: Cell<Backoff>,
+    snapshots: RefCell<Snapshots>,
+    /// VMs of exchanges, some of them gone.
+    noted: RefCell<Vec<Weak<Vm>>>,
+    is_retired: Cell<bool>,
     owned_request_headers: OnceCell<Vec<String>>,
 }
 
 enum Slot {
+    /// The plugin's own VM. It may have broken.
     Standing(Rc<Vm>),
-    /// The last start failed, and the next is not tried before this time.
-    Waiting {
-        until_ns: u64,
-        failures: u32,
-    },
+    /// The last start failed.
+    Down,
     /// Asked to end, but it said *not yet*.
     Ending(Rc<Vm>),
     Ended,
@@ -70,65 +81,159 @@ impl Plugin {
         shared: Arc<Shared>,
         embedder: Rc<dyn Embedder>,
     ) -> Result<Rc<Self>, StartError> {
+        Self::start_in(Rc::default(), id, module, spec, shared, embedder)
+    }
+
+    /// Starts a plugin on the worker of another, in the same VM if both are [`Isolation::Shared`] and [`Plugin::may_share`] says that they may.
+    pub fn start_beside(
+        neighbour: &Self,
+        id: PluginId,
+        spec: Arc<PluginSpec>,
+    ) -> Result<Rc<Self>, StartError> {
+        let group = if neighbour.may_share(&neighbour.module, &spec) {
+            Rc::clone(&neighbour.group)
+        } else {
+            Rc::default()
+        };
+        Self::start_in(
+            group,
+            id,
+            Arc::clone(&neighbour.module),
+            spec,
+            Arc::clone(&neighbour.owner.shared),
+            Rc::clone(&neighbour.owner.embedder),
+        )
+    }
+
+    /// Whether another plugin may stand in this one's VM: as in Envoy, `vm_id` and VM configuration are the same; and so are the bounds of
+    /// memory and start, which are the VM's, and the module as it was loaded and restricted, since the VM is linked with its allow-lists.
+    pub fn may_share(&self, module: &Module, spec: &PluginSpec) -> bool {
+        let own = self.spec();
+        let bounds = |spec: &PluginSpec| {
+            let limits = &spec.limits;
+            (
+                limits.memory_bytes,
+                limits.start_cpu_ms,
+                limits.start_wall_ms,
+            )
+        };
+        own.isolation == Isolation::Shared
+            && spec.isolation == Isolation::Shared
+            && std::ptr::eq(&*self.module, module)
+            && own.vm_id == spec.vm_id
+            && own.vm_configuration == spec.vm_configuration
+            && bounds(own) == bounds(spec)
+    }
+
+    fn start_in(
+        group: Rc<Group>,
+        id: PluginId,
+        module: Arc<Module>,
+        spec: Arc<PluginSpec>,
+        shared: Arc<Shared>,
+        embedder: Rc<dyn Embedder>,
+    ) -> Result<Rc<Self>, StartError> {
         let namespace = shared.data.namespace(&spec.vm_id);
         let stats = shared.stats.of(embedder.worker(), &spec.name);
         let log_rate = LogRate::new(spec.limits.log_lines_per_second);
-        let owner = Owner {
+        let owner = Rc::new(Owner {
             id,
             spec,
             shared,
             namespace,
             embedder,
             stats,
-            callout_ids: Rc::default(),
-            log_rate: Rc::new(log_rate),
+            callout_ids: Rc::clone(&group.callout_ids),
+            log_rate,
+            callouts: InFlight::default(),
+            denied: RefCell::default(),
+            vms: Cell::new(0),
+            is_waiting: Cell::new(false),
+        });
+        let plugin = Self {
+            owner,
+            module,
+            group,
+            slot: RefCell::new(Slot::Down),
+            backoff: Cell::default(),
+            spare: RefCell::default(),
+            spare_backoff: Cell::default(),
+            snapshots: RefCell::default(),
+            noted: RefCell::default(),
+            is_retired: Cell::new(false),
+            owned_request_headers: OnceCell::new(),
         };
-        let vm = Vm::start(&module, owner.clone()).map_err(|(failure, log)| StartError {
-            plugin: owner.spec.name.clone(),
-            failure,
-            log,
-        })?;
-        owner.stats.count_start();
+        let vm = plugin
+            .start_vm(Role::Standing)
+            .map_err(|(failure, log)| StartError {
+                plugin: plugin.owner.spec.name.clone(),
+                failure,
+                log,
+            })?;
         let owned = vm
             .root_property(OWNED_REQUEST_HEADERS)
             .map(|names| owned_headers(&names))
             .unwrap_or_default();
-        Ok(Rc::new(Self {
-            owner,
-            module,
-            slot: RefCell::new(Slot::Standing(vm)),
+        *plugin.slot.borrow_mut() = Slot::Standing(vm);
+        let plugin = Self {
             owned_request_headers: OnceCell::from(owned),
-        }))
+            ..plugin
+        };
+        Ok(Rc::new(plugin))
     }
 
-    /// The plugin's timer.
+    /// The plugin's timer. The spare is told too: what a plugin does from time to time (fetch keys, say) must be done there when it takes over.
     pub fn on_tick(&self) {
         self.run(|vm| vm.tick().is_ok());
+        let spare = self.spare.borrow().clone();
+        if let Some(spare) = spare
+            && spare.tick().is_err()
+        {
+            self.owner.embedder.tend_soon(self.owner.id);
+        }
     }
 
-    /// A callout was answered. What was not asked for, or was asked for by a VM that broke, is dropped.
+    /// A callout was answered. What was not asked for, or was asked for by a VM that is gone, is dropped.
     pub fn on_http_call_response(&self, id: CalloutId, response: HttpCallResponse) {
-        self.run(|vm| vm.http_call_response(id, response).is_ok());
+        self.run_caller(id, |vm| vm.http_call_response(id, response).is_ok());
     }
 
-    /// Something happened to a gRPC callout. What was not asked for, or was asked for by a VM that broke, is dropped.
+    /// Something happened to a gRPC callout. What was not asked for, or was asked for by a VM that is gone, is dropped.
     pub fn on_grpc_event(&self, id: CalloutId, event: GrpcEvent) {
-        self.run(|vm| vm.grpc_event(id, event).is_ok());
+        self.run_caller(id, |vm| vm.grpc_event(id, event).is_ok());
+    }
+
+    fn run_caller(&self, id: CalloutId, call: impl FnOnce(&Vm) -> bool) {
+        let Some(vm) = self.caller(id) else { return };
+        if self.stands_in(&vm) {
+            self.run(call);
+        } else {
+            // A VM that breaks here has been dropped, counted and logged.
+            call(&vm);
+        }
     }
 
     /// A queue that the plugin registered has an entry.
     pub fn on_queue_ready(&self, queue: u32) {
         // A queue wakes a plugin whose VM broke: its entries would lie there otherwise.
-        let _ = self.vm();
+        let _ = self.standing_vm();
         self.run(|vm| vm.queue_ready(queue).is_ok());
+    }
+
+    fn stands_in(&self, vm: &Rc<Vm>) -> bool {
+        match &*self.slot.borrow() {
+            Slot::Standing(own) | Slot::Ending(own) => Rc::ptr_eq(own, vm),
+            Slot::Down | Slot::Ended => false,
+        }
     }
 
     /// Calls the VM if one stands. A failure needs no word here: the VM has been dropped, counted and logged.
     fn run(&self, call: impl FnOnce(&Vm) -> bool) {
         let vm = match &*self.slot.borrow() {
             Slot::Standing(vm) | Slot::Ending(vm) => Rc::clone(vm),
-            Slot::Waiting { .. } | Slot::Ended => return,
+            Slot::Down | Slot::Ended => return,
         };
+        self.snapshots.borrow_mut().mark_stale();
         if call(&vm) && vm.is_done() {
             self.end(&vm);
         }
@@ -142,9 +247,22 @@ impl Plugin {
             .unwrap_or_default()
     }
 
+    /// Another plugin has taken this one's place. It serves what it has begun, and makes nothing ready any more: no spare, no snapshot. Whether
+    /// it waits for a VM is no concern of health checks from here on.
+    pub fn retire(&self) {
+        self.is_retired.set(true);
+        *self.spare.borrow_mut() = None;
+        self.snapshots.borrow_mut().cancel();
+        self.owner.set_waiting(false);
+    }
+
     /// Ends the plugin: `proxy_on_done`, and `proxy_on_delete` once it agrees. No VM is started from here on.
     pub fn shut_down(&self) {
-        let Slot::Standing(vm) = self.slot.replace(Slot::Ended) else {
+        let slot = self.slot.replace(Slot::Ended);
+        *self.spare.borrow_mut() = None;
+        self.snapshots.take();
+        self.owner.set_waiting(false);
+        let Slot::Standing(vm) = slot else {
             return;
         };
         match vm.root_done() {
@@ -154,16 +272,28 @@ impl Plugin {
         }
     }
 
-    /// Ends the plugin without asking it: what its VM holds is refused, as if it had broken.
+    /// Ends the plugin without asking it: what its VMs hold is refused, as if they had broken. Neighbours in the same VM lose it too.
     pub fn abandon(&self) {
-        if let Slot::Standing(vm) | Slot::Ending(vm) = self.slot.replace(Slot::Ended) {
+        *self.spare.borrow_mut() = None;
+        self.snapshots.take();
+        self.owner.set_waiting(false);
+        let of_exchanges = self.noted.take();
+        let slot = self.slot.replace(Slot::Ended);
+        if let Slot::Standing(vm) | Slot::Ending(vm) = slot {
+            vm.abandon();
+        }
+        for vm in of_exchanges.iter().filter_map(Weak::upgrade) {
             vm.abandon();
         }
     }
 
-    /// Whether it has ended, and agreed to it.
+    /// Whether it has ended, and agreed to it, or broke before it could.
     pub fn has_ended(&self) -> bool {
-        matches!(&*self.slot.borrow(), Slot::Ended)
+        match &*self.slot.borrow() {
+            Slot::Ending(vm) => vm.is_broken(),
+            Slot::Ended => true,
+            Slot::Standing(_) | Slot::Down => false,
+        }
     }
 
     fn end(&self, vm: &Vm) {
@@ -196,7 +326,7 @@ impl Plugin {
 
     /// Whether a VM stands, or can be started now. For health checks; starts none.
     pub fn is_ready(&self) -> bool {
-        matches!(&*self.slot.borrow(), Slot::Standing(_) | Slot::Ending(_))
+        !matches!(&*self.slot.borrow(), Slot::Down | Slot::Ended)
     }
 
     pub(crate) fn stats_ref(&self) -> &PluginStats {
@@ -236,55 +366,6 @@ impl Plugin {
         ];
         all.iter()
             .any(|callback| self.callbacks().contains(*callback))
-    }
-
-    /// A VM that stands; where the last one broke, a new one is started, unless starts have failed a moment ago.
-    pub(crate) fn vm(&self) -> Option<Rc<Vm>> {
-        let failures = match &*self.slot.borrow() {
-            Slot::Standing(vm) | Slot::Ending(vm) if !vm.is_broken() => return Some(Rc::clone(vm)),
-            Slot::Standing(_) => 0,
-            Slot::Waiting { until_ns, .. } if self.owner.embedder.monotonic_ns() < *until_ns => {
-                return None;
-            }
-            Slot::Waiting { failures, .. } => *failures,
-            Slot::Ending(_) | Slot::Ended => return None,
-        };
-        match Vm::start(&self.module, self.owner.clone()) {
-            Ok(vm) => {
-                self.owner.stats.count_start();
-                self.owner.stats.count_restart();
-                *self.slot.borrow_mut() = Slot::Standing(Rc::clone(&vm));
-                Some(vm)
-            }
-            Err((failure, _)) => {
-                self.owner.stats.count_start_failure();
-                let wait_ms = self.wait_ms(failures);
-                let message = format!("no vm: {failure}; next start in {wait_ms} ms");
-                self.owner
-                    .embedder
-                    .log(&self.owner.spec, LogLevel::Error, message.as_bytes());
-                let until_ns = self
-                    .owner
-                    .embedder
-                    .monotonic_ns()
-                    .saturating_add(wait_ms.saturating_mul(1_000_000));
-                *self.slot.borrow_mut() = Slot::Waiting {
-                    until_ns,
-                    failures: failures.saturating_add(1),
-                };
-                None
-            }
-        }
-    }
-
-    /// Doubles with each failure, ± 25 % so that workers do not start in step.
-    fn wait_ms(&self, failures: u32) -> u64 {
-        let base = BACKOFF_MS_MIN
-            .saturating_mul(1 << failures.min(10))
-            .min(BACKOFF_MS_MAX);
-        let mut random = [0; 1];
-        self.owner.embedder.random(&mut random);
-        base * (75 + u64::from(random[0]) * 50 / 255) / 100
     }
 }
 

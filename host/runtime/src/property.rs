@@ -399,6 +399,7 @@ mod tests {
             vm_id: String::new(),
             vm_configuration: Bytes::new(),
             configuration: Bytes::new(),
+            isolation: crate::spec::Isolation::Plugin,
             failure_policy: FailurePolicy::Closed,
             limits: Limits::default(),
             clusters: Vec::new(),

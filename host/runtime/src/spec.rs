@@ -23,6 +23,8 @@ pub struct PluginSpec {
     pub configuration: Bytes,
     /// What happens to requests while no VM stands.
     pub failure_policy: FailurePolicy,
+    /// What it shares a VM with.
+    pub isolation: Isolation,
     /// Its bounds.
     pub limits: Limits,
     /// Clusters it may call.
@@ -38,4 +40,19 @@ pub enum FailurePolicy {
     Closed,
     /// They pass this plugin.
     Open,
+}
+
+/// What a plugin shares a VM with. Memory is the only thing that isolation parts: shared data, queues and metrics belong to the `vm_id` and
+/// the process in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// On each worker one VM serves this plugin and its neighbours ([`Plugin::start_beside`](crate::Plugin::start_beside)), with a root
+    /// context for each, as in Envoy. A trap of one takes the VM of all.
+    Shared,
+    /// On each worker one VM, for this plugin alone.
+    #[default]
+    Plugin,
+    /// Each exchange has a VM of its own, that ends with it. Timers, queues and the answers to callouts made while the plugin was configured
+    /// go to a VM of their own (the *root VM*), which serves no exchange; from its state snapshots are taken where it can be done.
+    Request,
 }

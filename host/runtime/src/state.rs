@@ -2,21 +2,26 @@
 //!
 //! Nothing here is borrowed from outside of the store; what an exchange lends stands behind `Rc` (see `stream.rs`).
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::{
-    abi::{AbiVersion, Callback, LogLevel, TrapKind},
-    callout::{Answer, CalloutIds, CalloutKind},
-    context::{Contexts, StreamContext},
+    abi::{AbiVersion, Callback, LogLevel, Status, TrapKind},
+    callout::{Answer, CalloutId, CalloutIds, CalloutKind, InFlight, Place},
+    context::{Contexts, ROOT_CONTEXT, StreamContext},
     embedder::{Embedder, StreamToken},
     fields::FieldList,
     filter_state::{Declarations, Properties},
     grpc::GrpcCallouts,
     limits::{
-        CALLOUTS_MAX, DENIALS_NAMED_MAX, LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits,
+        CALLOUTS_MAX, DENIALS_NAMED_MAX, EPOCH_MS, LOG_BYTES_MAX, LOG_LINES_PER_CALLBACK, Limits,
         MEMORY_BYTES_MAX, PROPERTY_PATH_BYTES_MAX, START_LOG_LINES, TABLE_ELEMENTS_MAX, TABLES_MAX,
     },
     log_rate::LogRate,
@@ -41,7 +46,6 @@ pub struct Shared {
 }
 
 /// What belongs to a plugin on one worker, whatever VM serves it.
-#[derive(Clone)]
 pub(crate) struct Owner {
     pub(crate) id: PluginId,
     pub(crate) spec: Arc<PluginSpec>,
@@ -49,11 +53,48 @@ pub(crate) struct Owner {
     pub(crate) namespace: Arc<Namespace>,
     pub(crate) embedder: Rc<dyn Embedder>,
     pub(crate) stats: Arc<PluginStats>,
+    /// Shared with the plugins that may stand in the same VM: there each id is told but once.
     pub(crate) callout_ids: Rc<CalloutIds>,
-    pub(crate) log_rate: Rc<LogRate>,
+    pub(crate) log_rate: LogRate,
+    /// Callouts under way, whichever VM made them.
+    pub(crate) callouts: InFlight,
+    /// What was denied and has been warned of.
+    pub(crate) denied: RefCell<Vec<(DenialKind, Box<[u8]>)>>,
+    /// VMs alive that serve it.
+    pub(crate) vms: Cell<u32>,
+    /// No VM stands, and none can be started now.
+    pub(crate) is_waiting: Cell<bool>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.set_waiting(false);
+    }
 }
 
 impl Owner {
+    fn count_vm(&self) {
+        self.vms.set(self.vms.get().saturating_add(1));
+        self.stats.count_vm(true);
+    }
+
+    fn uncount_vm(&self) {
+        self.vms.set(self.vms.get().saturating_sub(1));
+        self.stats.count_vm(false);
+    }
+
+    pub(crate) fn set_waiting(&self, waits: bool) {
+        if self.is_waiting.replace(waits) != waits {
+            self.stats.count_waiting(waits);
+        }
+    }
+
+    /// A place for one more callout, HTTP or gRPC, if that stays within the plugin's bound.
+    pub(crate) fn place_for_callout(&self) -> Result<Place, Status> {
+        let most = self.spec.limits.callouts_in_flight.min(CALLOUTS_MAX);
+        self.callouts.enter(most).ok_or(Status::InternalFailure)
+    }
+
     /// Counts on across VMs, so that no late answer to a broken VM's callout reaches the next one. Never 0.
     pub(crate) fn next_callout(&self, kind: CalloutKind) -> u32 {
         self.callout_ids.next(kind)
@@ -71,8 +112,21 @@ pub(crate) enum Mode {
     Allocating,
 }
 
+/// What a VM is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The plugin's own: its timers and queues, and its exchanges where these share a VM.
+    Standing,
+    /// To take over from the standing one. Its timer is noted, and runs from then on.
+    Spare,
+    /// One exchange. A timer that it sets is not set.
+    Request,
+}
+
 pub(crate) struct VmState {
-    pub(crate) owner: Owner,
+    /// Of the plugin at work.
+    pub(crate) owner: Rc<Owner>,
+    pub(crate) role: Role,
     pub(crate) abi: AbiVersion,
     pub(crate) limiter: Limiter,
     pub(crate) deadline: Deadline,
@@ -85,14 +139,19 @@ pub(crate) struct VmState {
     pub(crate) current: Option<StreamContext>,
     pub(crate) effective: Effective,
     pub(crate) contexts: Contexts,
+    /// Of the plugin at work.
     pub(crate) root: Root,
-    /// Metric `id` stands at `id >> 2`; each definition makes an entry, as in Envoy.
-    pub(crate) metrics: Vec<Arc<Metric>>,
+    /// The root of the plugin whose callback runs.
+    callback_root: u32,
+    /// Other plugins that stand in this VM.
+    others: Vec<(Rc<Owner>, Root)>,
+    /// Metric `id` stands at `id >> 2`; each definition makes an entry, as in Envoy. What a snapshot has defined, all its VMs share.
+    pub(crate) metrics: Rc<Vec<Arc<Metric>>>,
+    /// The guest was given random bytes, which it may keep.
+    pub(crate) drew_random: bool,
     /// Streams that another's callback acted on; woken when the VM has returned.
     pub(crate) wakes: Vec<StreamToken>,
     pub(crate) log_lines: u32,
-    /// What was denied and has been warned of.
-    denied: Vec<(DenialKind, Box<[u8]>)>,
     /// Error lines while the plugin starts, for whoever started it.
     pub(crate) start_log: Option<Vec<String>>,
 }
@@ -106,14 +165,15 @@ pub(crate) enum Effective {
     Stream(StreamContext),
 }
 
-/// The plugin's own context.
-#[derive(Default)]
+/// A plugin's own context.
 pub(crate) struct Root {
+    pub(crate) id: u32,
     /// What the plugin told this host of itself.
     pub(crate) properties: Properties,
     pub(crate) declarations: Declarations,
-    /// Callouts in flight.
-    pub(crate) calls: Vec<u32>,
+    pub(crate) tick_period: Option<Duration>,
+    /// HTTP callouts under way, each with its place among the plugin's.
+    pub(crate) calls: Vec<(u32, Place)>,
     /// The answer whose callback runs.
     pub(crate) answer: Option<Rc<Answer>>,
     pub(crate) grpc: GrpcCallouts,
@@ -137,16 +197,42 @@ pub(crate) enum Received {
     TrailingMetadata(Rc<FieldList>),
 }
 
+impl Root {
+    pub(crate) fn new(id: u32) -> Self {
+        Self {
+            id,
+            properties: Properties::default(),
+            declarations: Declarations::default(),
+            tick_period: None,
+            calls: Vec::new(),
+            answer: None,
+            grpc: GrpcCallouts::default(),
+            received: Received::Nothing,
+            status: (0, Bytes::new()),
+            done_pending: false,
+            done: false,
+        }
+    }
+
+    /// Callouts that are waited for.
+    pub(crate) fn callouts(&self) -> impl Iterator<Item = CalloutId> + '_ {
+        let calls = self.calls.iter().map(|(id, _)| CalloutId(*id));
+        calls.chain(self.grpc.under_way())
+    }
+}
+
 impl VmState {
-    pub(crate) fn new(owner: Owner, abi: AbiVersion) -> Self {
+    pub(crate) fn new(owner: Rc<Owner>, role: Role, abi: AbiVersion) -> Self {
         let limiter = Limiter {
             memory_max: owner.spec.limits.memory_bytes.min(MEMORY_BYTES_MAX),
             memory_bytes: 0,
             stats: Arc::clone(&owner.stats),
         };
+        owner.count_vm();
         Self {
             deadline: Deadline::start(&owner.spec.limits),
             owner,
+            role,
             abi,
             limiter,
             memory: None,
@@ -156,17 +242,95 @@ impl VmState {
             current: None,
             effective: Effective::Current,
             contexts: Contexts::default(),
-            root: Root::default(),
-            metrics: Vec::new(),
+            root: Root::new(ROOT_CONTEXT),
+            callback_root: ROOT_CONTEXT,
+            others: Vec::new(),
+            metrics: Rc::default(),
+            drew_random: false,
             wakes: Vec::new(),
             log_lines: 0,
-            denied: Vec::new(),
             start_log: Some(Vec::new()),
         }
     }
 
-    /// Before each callback.
-    pub(crate) fn begin(&mut self, callback: Callback, context: Option<&StreamContext>) {
+    /// Takes in one more plugin: the id of its root context.
+    pub(crate) fn admit(&mut self, owner: &Rc<Owner>) -> Option<u32> {
+        let id = self.contexts.next_root()?;
+        owner.count_vm();
+        self.others.push((Rc::clone(owner), Root::new(id)));
+        Some(id)
+    }
+
+    /// Lets a plugin that [`VmState::admit`] took in go again.
+    pub(crate) fn dismiss(&mut self, root: u32) {
+        // Whichever is left is as good: no callback runs.
+        if self.root.id == root
+            && let Some((_, other)) = self.others.first()
+        {
+            let other = other.id;
+            self.seat(other);
+        }
+        self.others.retain(|(owner, other)| {
+            let stays = other.id != root;
+            if !stays {
+                owner.uncount_vm();
+            }
+            stays
+        });
+    }
+
+    /// Has hostcalls act for the plugin of this root context; whether there is one.
+    pub(crate) fn seat(&mut self, root: u32) -> bool {
+        if self.root.id == root {
+            return true;
+        }
+        let Some((owner, other)) = self.others.iter_mut().find(|(_, other)| other.id == root)
+        else {
+            return false;
+        };
+        std::mem::swap(&mut self.owner, owner);
+        std::mem::swap(&mut self.root, other);
+        true
+    }
+
+    /// All plugins that stand here.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = (&Rc<Owner>, &Root)> {
+        let others = self.others.iter().map(|(owner, root)| (owner, root));
+        std::iter::once((&self.owner, &self.root)).chain(others)
+    }
+
+    pub(crate) fn root_mut(&mut self, id: u32) -> Option<&mut Root> {
+        if self.root.id == id {
+            return Some(&mut self.root);
+        }
+        self.others
+            .iter_mut()
+            .map(|(_, root)| root)
+            .find(|root| root.id == id)
+    }
+
+    /// `proxy_set_effective_context`: hostcalls act on this context, and for its plugin, until the callback returns.
+    pub(crate) fn set_effective(&mut self, context: u32) -> Result<(), Status> {
+        let effective = match context {
+            0 => {
+                self.seat(self.callback_root);
+                Effective::Current
+            }
+            id if self.seat(id) => Effective::Root,
+            id => {
+                let stream = self.contexts.get(id).ok_or(Status::BadArgument)?.clone();
+                self.seat(stream.cell()?.root.get());
+                Effective::Stream(stream)
+            }
+        };
+        self.effective = effective;
+        Ok(())
+    }
+
+    /// Before each callback, of the plugin of this root context.
+    pub(crate) fn begin(&mut self, callback: Callback, root: u32, context: Option<&StreamContext>) {
+        self.seat(root);
+        self.callback_root = root;
         self.callback = callback;
         self.current = context.cloned();
         self.effective = Effective::Current;
@@ -181,6 +345,15 @@ impl VmState {
     pub(crate) fn end(&mut self) {
         self.current = None;
         self.effective = Effective::Current;
+    }
+
+    /// At an epoch tick within a callback: charges it to the exchange, and says whether the callback may go on.
+    pub(crate) fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let spent_ns = self.deadline.check(self.owner.embedder.as_ref())?;
+        if let Some(cell) = self.stream().and_then(|context| context.cell().ok()) {
+            cell.cpu_ns.set(cell.cpu_ns.get().saturating_add(spent_ns));
+        }
+        Ok(UpdateDeadline::Continue(1))
     }
 
     /// The stream that hostcalls act on; `None` is the plugin itself.
@@ -227,7 +400,7 @@ impl VmState {
             stats,
             log_rate,
             ..
-        } = &self.owner;
+        } = &*self.owner;
         match log_rate.take(embedder.monotonic_ns()) {
             Some(0) => embedder.log(spec, level, message),
             Some(dropped) => {
@@ -239,34 +412,65 @@ impl VmState {
         }
     }
 
-    /// Whether one more callout, HTTP or gRPC, stays within the plugin's bound.
-    pub(crate) fn has_room_for_callout(&self) -> bool {
-        let most = self.owner.spec.limits.callouts_in_flight.min(CALLOUTS_MAX);
-        self.root
-            .calls
-            .len()
-            .saturating_add(self.root.grpc.in_flight())
-            < most
-    }
-
-    /// The guest asked for what it may not use: counted each time, and said once a VM and name.
-    pub(crate) fn deny(&mut self, kind: DenialKind, name: &[u8]) {
+    /// The guest asked for what it may not use: counted each time, and said once a plugin and name, whatever VM asks.
+    pub(crate) fn deny(&self, kind: DenialKind, name: &[u8]) {
         let Owner {
             embedder,
             spec,
             stats,
+            denied,
             ..
-        } = &self.owner;
+        } = &*self.owner;
         stats.count_denial(kind);
         let name = name.get(..PROPERTY_PATH_BYTES_MAX).unwrap_or(name);
         let same = |(of, known): &(DenialKind, Box<[u8]>)| *of == kind && **known == *name;
-        if self.denied.len() >= DENIALS_NAMED_MAX || self.denied.iter().any(same) {
+        let mut denied = denied.borrow_mut();
+        if denied.len() >= DENIALS_NAMED_MAX || denied.iter().any(same) {
             return;
         }
-        self.denied.push((kind, name.into()));
+        denied.push((kind, name.into()));
+        drop(denied);
         let shown = String::from_utf8_lossy(name).replace('\0', ".");
         let message = format!("{} {shown} is denied: no allow-list has it", kind.as_str());
         embedder.log(spec, LogLevel::Warn, message.as_bytes());
+    }
+}
+
+/// What the host holds for a VM besides its memory: for those that awake from the same snapshot, copied.
+pub(crate) struct Template {
+    metrics: Rc<Vec<Arc<Metric>>>,
+    declarations: Declarations,
+}
+
+impl VmState {
+    /// What a VM in this state needs beside its memory. A timer and callouts it has none: those belong to the root VM.
+    pub(crate) fn template(&self) -> Template {
+        Template {
+            metrics: Rc::clone(&self.metrics),
+            declarations: self.root.declarations.clone(),
+        }
+    }
+
+    /// Makes a VM that was just instantiated what it was when the template was made: past its start.
+    pub(crate) fn apply(&mut self, template: &Template) {
+        self.metrics = Rc::clone(&template.metrics);
+        self.root.declarations = template.declarations.clone();
+        self.mode = Mode::Running;
+        self.start_log = None;
+    }
+}
+
+impl Drop for VmState {
+    /// What it began ends with it.
+    fn drop(&mut self) {
+        for (owner, root) in self.roots() {
+            owner.uncount_vm();
+            for id in root.callouts() {
+                owner.embedder.cancel_call(owner.id, id);
+            }
+        }
+        let stats = &self.limiter.stats;
+        stats.move_memory_bytes(self.limiter.memory_bytes, 0);
     }
 }
 
@@ -275,12 +479,6 @@ pub(crate) struct Limiter {
     memory_max: usize,
     memory_bytes: usize,
     stats: Arc<PluginStats>,
-}
-
-impl Drop for Limiter {
-    fn drop(&mut self) {
-        self.stats.move_memory_bytes(self.memory_bytes, 0);
-    }
 }
 
 impl ResourceLimiter for Limiter {
@@ -292,8 +490,8 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory_max;
         if granted {
-            let before = std::mem::replace(&mut self.memory_bytes, desired);
-            self.stats.move_memory_bytes(before, desired);
+            self.stats.move_memory_bytes(self.memory_bytes, desired);
+            self.memory_bytes = desired;
         } else {
             self.stats.count_memory_denial();
         }
@@ -329,6 +527,8 @@ pub(crate) struct Deadline {
     wall_ns_max: u64,
     /// CPU and wall clock at the first tick.
     began: Option<(u64, u64)>,
+    /// CPU clock at the last tick.
+    last_cpu_ns: u64,
 }
 
 impl Deadline {
@@ -345,19 +545,26 @@ impl Deadline {
             cpu_ns_max: cpu_ms.saturating_mul(1_000_000),
             wall_ns_max: wall_ms.saturating_mul(1_000_000),
             began: None,
+            last_cpu_ns: 0,
         }
     }
 
-    /// At an epoch tick: one more, or the end.
-    pub(crate) fn check(&mut self, embedder: &dyn Embedder) -> wasmtime::Result<UpdateDeadline> {
+    /// At an epoch tick: the CPU time that it stands for, ns, or the end. What went before the first tick is not known; over many callbacks, a
+    /// period for each first tick is what they took.
+    fn check(&mut self, embedder: &dyn Embedder) -> wasmtime::Result<u64> {
         let (cpu, wall) = (embedder.thread_cpu_ns(), embedder.monotonic_ns());
+        let spent_ns = match self.began {
+            Some(_) => cpu.saturating_sub(self.last_cpu_ns),
+            None => EPOCH_MS * 1_000_000,
+        };
+        self.last_cpu_ns = cpu;
         let (cpu_began, wall_began) = *self.began.get_or_insert((cpu, wall));
         if cpu.saturating_sub(cpu_began) >= self.cpu_ns_max
             || wall.saturating_sub(wall_began) >= self.wall_ns_max
         {
             return Err(Ended(TrapKind::OutOfTime).into());
         }
-        Ok(UpdateDeadline::Continue(1))
+        Ok(spent_ns)
     }
 }
 

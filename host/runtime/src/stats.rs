@@ -29,11 +29,18 @@ pub enum DenialKind {
     Property,
     /// A foreign function.
     ForeignFunction,
+    /// A cluster to call.
+    Cluster,
 }
 
 impl DenialKind {
     /// All kinds, in the order of their index.
-    pub const ALL: [Self; 3] = [Self::Capability, Self::Property, Self::ForeignFunction];
+    pub const ALL: [Self; 4] = [
+        Self::Capability,
+        Self::Property,
+        Self::ForeignFunction,
+        Self::Cluster,
+    ];
 
     /// A label for logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -41,6 +48,7 @@ impl DenialKind {
             Self::Capability => "capability",
             Self::Property => "property",
             Self::ForeignFunction => "foreign_function",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -79,6 +87,12 @@ pub struct PluginStats {
     starts: AtomicU64,
     restarts: AtomicU64,
     start_failures: AtomicU64,
+    waiting: AtomicU64,
+    vms: AtomicU64,
+    vm_denials: AtomicU64,
+    snapshots: AtomicU64,
+    snapshot_failures: AtomicU64,
+    cpu_denials: AtomicU64,
     traps: [AtomicU64; TrapKind::ALL.len()],
     refused: AtomicU64,
     passed_by: AtomicU64,
@@ -112,7 +126,8 @@ pub struct LatencySnapshot {
 }
 
 impl PluginStats {
-    /// VMs that were started and configured.
+    /// VMs that were started and configured: the first one, spares, those in the place of others, and those of single exchanges where
+    /// there is no snapshot.
     pub fn starts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed)
     }
@@ -120,6 +135,36 @@ impl PluginStats {
     /// VMs that took the place of one that broke.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Whether no VM stands because the last start failed, and the next is not due yet.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// VMs alive.
+    pub fn vms(&self) -> u64 {
+        self.vms.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that got no VM of their own, because there were as many as may be.
+    pub fn vm_denials(&self) -> u64 {
+        self.vm_denials.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots that were taken into use.
+    pub fn snapshots(&self) -> u64 {
+        self.snapshots.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots that could not be made.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.snapshot_failures.load(Ordering::Relaxed)
+    }
+
+    /// Exchanges that were ended because they had used up their CPU time.
+    pub fn cpu_denials(&self) -> u64 {
+        self.cpu_denials.load(Ordering::Relaxed)
     }
 
     /// Starts that failed.
@@ -145,7 +190,7 @@ impl PluginStats {
         self.passed_by.load(Ordering::Relaxed)
     }
 
-    /// Linear memory of the VMs that stand, bytes.
+    /// Linear memory of its VMs, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes.load(Ordering::Relaxed)
     }
@@ -197,6 +242,32 @@ impl PluginStats {
         add(&self.restarts, 1);
     }
 
+    /// One plugin more waits, or one less: two of a name stand while one takes the other's place.
+    pub(crate) fn count_waiting(&self, waits: bool) {
+        step(&self.waiting, waits);
+    }
+
+    /// One VM more, or one less.
+    pub(crate) fn count_vm(&self, stands: bool) {
+        step(&self.vms, stands);
+    }
+
+    pub(crate) fn count_vm_denial(&self) {
+        add(&self.vm_denials, 1);
+    }
+
+    pub(crate) fn count_snapshot(&self) {
+        add(&self.snapshots, 1);
+    }
+
+    pub(crate) fn count_snapshot_failure(&self) {
+        add(&self.snapshot_failures, 1);
+    }
+
+    pub(crate) fn count_cpu_denial(&self) {
+        add(&self.cpu_denials, 1);
+    }
+
     pub(crate) fn count_start_failure(&self) {
         add(&self.start_failures, 1);
     }
@@ -237,10 +308,13 @@ impl PluginStats {
         add(&self.memory_denials, 1);
     }
 
-    /// A VM that had `from` bytes has `to`.
+    /// A VM's memory has changed its size.
     pub(crate) fn move_memory_bytes(&self, from: usize, to: usize) {
-        let bytes = self.memory_bytes().saturating_sub(from).saturating_add(to);
-        self.memory_bytes.store(bytes, Ordering::Relaxed);
+        let all = self.memory_bytes.load(Ordering::Relaxed);
+        self.memory_bytes.store(
+            all.saturating_sub(from).saturating_add(to),
+            Ordering::Relaxed,
+        );
     }
 
     /// Counts a call; tells its number, from 0.
@@ -269,4 +343,14 @@ fn add(counter: &AtomicU64, delta: u64) -> u64 {
     let old = counter.load(Ordering::Relaxed);
     counter.store(old.wrapping_add(delta), Ordering::Relaxed);
     old
+}
+
+fn step(gauge: &AtomicU64, up: bool) {
+    let old = gauge.load(Ordering::Relaxed);
+    let new = if up {
+        old.saturating_add(1)
+    } else {
+        old.saturating_sub(1)
+    };
+    gauge.store(new, Ordering::Relaxed);
 }

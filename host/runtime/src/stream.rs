@@ -77,6 +77,10 @@ impl StreamCell {
 pub(crate) struct FilterCell {
     /// Its context in its VM; 0 where there is none.
     pub(crate) context: Cell<u32>,
+    /// The root context above it.
+    pub(crate) root: Cell<u32>,
+    /// CPU time of its callbacks so far, by epoch ticks, ns.
+    pub(crate) cpu_ns: Cell<u64>,
     /// What it may touch now.
     pub(crate) open: Cell<Open>,
     pub(crate) asked: Cell<Asked>,

@@ -1,177 +1,90 @@
-//! One VM: an instance of a module, started and configured for one plugin on one worker.
+//! One VM: an instance of a module on one worker, started and configured for one plugin, or for several that share it.
 //!
 //! Invariant: a VM whose callback failed is dropped before [`Vm::enter`] returns. Nothing can enter it again; its streams are marked
 //! broken and woken; its callouts and its timer are gone.
 
 mod grpc;
+mod start;
 mod tcp;
 
 use std::{cell::RefCell, rc::Rc};
 
 use bytes::Bytes;
-use wasmtime::{AsContextMut as _, Store};
+use wasmtime::{Instance, Store};
+
+pub(crate) use start::Failed;
+pub use start::StartFailure;
 
 use crate::{
     abi::{Action, Callback, Callbacks, LogLevel, TrapKind},
     callout::{Answer, CalloutId, HttpCallResponse},
-    context::{ROOT_CONTEXT, StreamContext},
-    embedder::StreamToken,
-    exports::{Exports, Phase, call_one, callback_of, function},
+    context::StreamContext,
+    exports::{Exports, Phase, call_one},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
-    module::Module,
-    state::{Ended, Mode, Owner, VmState, trap_kind},
+    state::{Ended, Owner, Role, Root, VmState, trap_kind},
 };
 
 /// The VM broke in this callback, or had broken before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Broken;
 
-/// Why a VM did not come to stand.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StartFailure {
-    /// No memory, or no place in the pools.
-    #[error("cannot instantiate: {0}")]
-    Instantiate(String),
-    /// It trapped.
-    #[error("{callback} failed: {}", kind.as_str())]
-    Trap {
-        /// The export that failed.
-        callback: &'static str,
-        /// How.
-        kind: TrapKind,
-    },
-    /// `proxy_on_vm_start` answered false.
-    #[error("proxy_on_vm_start refused")]
-    VmStartRefused,
-    /// `proxy_on_configure` answered false.
-    #[error("proxy_on_configure refused the configuration")]
-    ConfigurationRefused,
-}
-
-struct Live {
+pub(crate) struct Live {
     store: Store<VmState>,
     exports: Exports,
+    instance: Instance,
 }
 
+/// Where a VM stands, until it breaks.
+pub(crate) type Shell = RefCell<Option<Live>>;
+
+/// A plugin's part in a VM: as a rule all of it.
 pub(crate) struct Vm {
-    owner: Owner,
-    live: RefCell<Option<Live>>,
+    owner: Rc<Owner>,
+    /// Its root context.
+    root: u32,
+    shell: Rc<Shell>,
 }
 
 impl Vm {
-    /// Instantiates, starts and configures, in Envoy's order. Error lines that the plugin logged meanwhile come with a failure.
-    pub(crate) fn start(
-        module: &Module,
-        owner: Owner,
-    ) -> Result<Rc<Self>, (StartFailure, Vec<String>)> {
-        let mut store = Store::new(
-            module.instance().module().engine(),
-            VmState::new(owner.clone(), module.abi_version()),
-        );
-        let result = Self::bring_up(module, &mut store, &owner);
-        let log = store.data_mut().start_log.take().unwrap_or_default();
-        match result {
-            Ok(exports) => Ok(Rc::new(Self {
-                owner,
-                live: RefCell::new(Some(Live { store, exports })),
-            })),
-            Err(failure) => {
-                // What it began while it started ends with it.
-                owner.embedder.cancel_calls(owner.id);
-                owner.embedder.set_tick_period(owner.id, None);
-                Err((failure, log))
-            }
+    /// Where it stands, for neighbours.
+    pub(crate) fn shell(&self) -> &Rc<Shell> {
+        &self.shell
+    }
+
+    /// From a spare becomes the standing one.
+    pub(crate) fn stand(&self) {
+        let Ok(mut live) = self.shell.try_borrow_mut() else {
+            return;
+        };
+        let Some(live) = live.as_mut() else { return };
+        let state = live.store.data_mut();
+        state.role = Role::Standing;
+        if let Some(root) = state.root_mut(self.root) {
+            let period = root.tick_period;
+            self.owner.embedder.set_tick_period(self.owner.id, period);
         }
     }
 
-    fn bring_up(
-        module: &Module,
-        store: &mut Store<VmState>,
-        owner: &Owner,
-    ) -> Result<Exports, StartFailure> {
-        store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(|mut context| {
-            let state = context.data_mut();
-            state.deadline.check(state.owner.embedder.as_ref())
-        });
-        store.set_epoch_deadline(1);
-        let instance = module
-            .instance()
-            .instantiate(store.as_context_mut())
-            .map_err(|error| StartFailure::Instantiate(format!("{error:#}")))?;
-        let memory = instance.get_memory(&mut *store, "memory");
-        let allocate = ["malloc", "proxy_on_memory_allocate"]
-            .iter()
-            .find_map(|name| function(&instance, store, name));
-        let state = store.data_mut();
-        state.memory = memory;
-        state.allocate = allocate.map(Rc::new);
+    /// Looks at a VM that nothing runs in.
+    pub(crate) fn inspect<R>(
+        &self,
+        look: impl FnOnce(&mut Store<VmState>, &Instance) -> R,
+    ) -> Option<R> {
+        let mut live = self.shell.try_borrow_mut().ok()?;
+        live.as_mut()
+            .map(|live| look(&mut live.store, &live.instance))
+    }
 
-        if let Some(initialize) = function::<(), ()>(&instance, store, "_initialize") {
-            begin(store, owner, Callback::VmStart, "_initialize", |store| {
-                initialize.call(store, ())
-            })?;
-            if let Some(main) = function::<(u32, u32), u32>(&instance, store, "main") {
-                begin(store, owner, Callback::VmStart, "main", |store| {
-                    main.call(store, (0, 0))
-                })?;
-            } else if let Some(main) = function::<(), u32>(&instance, store, "__main_void") {
-                begin(store, owner, Callback::VmStart, "__main_void", |store| {
-                    main.call(store, ())
-                })?;
-            }
-        } else if let Some(start) = function::<(), ()>(&instance, store, "_start") {
-            begin(store, owner, Callback::VmStart, "_start", |store| {
-                start.call(store, ())
-            })?;
-        }
-        store.data_mut().mode = Mode::Running;
-
-        let callbacks = module.callbacks();
-        let exports = Exports::find(&instance, store, module.abi_version(), callbacks);
-        if let Some(create) = &exports.context_create {
-            begin(
-                store,
-                owner,
-                Callback::VmStart,
-                Callback::ContextCreate.name(),
-                |store| create.call(store, (ROOT_CONTEXT, 0)),
-            )?;
-        }
-        let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if let Some(vm_start) =
-            callback_of::<(u32, u32), u32>(&instance, store, callbacks, Callback::VmStart)
-        {
-            let arguments = (ROOT_CONTEXT, size(&owner.spec.vm_configuration));
-            let callback = Callback::VmStart;
-            if begin(store, owner, callback, callback.name(), |store| {
-                vm_start.call(store, arguments)
-            })? == 0
-            {
-                return Err(StartFailure::VmStartRefused);
-            }
-        }
-        if let Some(configure) =
-            callback_of::<(u32, u32), u32>(&instance, store, callbacks, Callback::Configure)
-        {
-            let arguments = (ROOT_CONTEXT, size(&owner.spec.configuration));
-            let callback = Callback::Configure;
-            if begin(store, owner, callback, callback.name(), |store| {
-                configure.call(store, arguments)
-            })? == 0
-            {
-                return Err(StartFailure::ConfigurationRefused);
-            }
-        }
-        store.data_mut().end();
-        Ok(exports)
+    fn root<R>(&self, look: impl FnOnce(&mut Root) -> R) -> Option<R> {
+        self.inspect(|store, _| store.data_mut().root_mut(self.root).map(look))
+            .flatten()
     }
 
     /// Whether nothing can enter it any more.
     pub(crate) fn is_broken(&self) -> bool {
         // While a callback runs it cannot be broken yet.
-        self.live.try_borrow().is_ok_and(|live| live.is_none())
+        self.shell.try_borrow().is_ok_and(|live| live.is_none())
     }
 
     /// Runs one callback. On failure the VM is gone when this returns.
@@ -182,7 +95,7 @@ impl Vm {
         run: impl FnOnce(&mut Store<VmState>, &Exports) -> wasmtime::Result<R>,
     ) -> Result<R, Broken> {
         // Taken only if the embedder called back from within a hostcall, against its contract: that call fails, this VM goes on.
-        let mut guard = self.live.try_borrow_mut().map_err(|_| Broken)?;
+        let mut guard = self.shell.try_borrow_mut().map_err(|_| Broken)?;
         let live = guard.as_mut().ok_or(Broken)?;
         let stats = &self.owner.stats;
         let sampled = stats
@@ -193,7 +106,7 @@ impl Vm {
         } else {
             0
         };
-        live.store.data_mut().begin(callback, context);
+        live.store.data_mut().begin(callback, self.root, context);
         live.store.set_epoch_deadline(1);
         let result = run(&mut live.store, &live.exports);
         let state = live.store.data_mut();
@@ -218,53 +131,35 @@ impl Vm {
             Err(error) => {
                 let live = guard.take();
                 drop(guard);
-                self.bury(live, callback.name(), &error, context);
+                let kind = trap_kind(&error);
+                stats.count_trap(kind);
+                let message = format!(
+                    "{} failed: {}; the vm is dropped: {error:#}",
+                    callback.name(),
+                    kind.as_str()
+                );
+                let owner = &self.owner;
+                owner
+                    .embedder
+                    .log(&owner.spec, LogLevel::Error, message.as_bytes());
+                self.bury(live, context);
                 Err(Broken)
             }
         }
     }
 
-    /// What follows a failure: streams marked and woken, callouts and timer ended, memory freed.
-    fn bury(
-        &self,
-        live: Option<Live>,
-        callback: &'static str,
-        error: &wasmtime::Error,
-        context: Option<&StreamContext>,
-    ) {
-        let Owner {
-            spec,
-            embedder,
-            stats,
-            ..
-        } = &self.owner;
-        let kind = trap_kind(error);
-        stats.count_trap(kind);
-        let message = format!(
-            "{callback} failed: {}; the vm is dropped: {error:#}",
-            kind.as_str()
-        );
-        embedder.log(spec, LogLevel::Error, message.as_bytes());
-        if let Some(live) = live {
-            self.dismantle(live, context.map(|context| context.stream.token));
-        }
-    }
-
-    /// Drops the VM, whatever it is holding.
+    /// Drops the VM, whatever it holds, as if it had broken.
     pub(crate) fn abandon(&self) {
-        let live = self
-            .live
-            .try_borrow_mut()
-            .ok()
-            .and_then(|mut live| live.take());
-        if let Some(live) = live {
-            self.dismantle(live, None);
-        }
+        let taken = self.shell.try_borrow_mut();
+        let live = taken.ok().and_then(|mut live| live.take());
+        self.bury(live, None);
     }
 
-    /// Frees what the VM was; its streams are woken, but for the one that knows already.
-    fn dismantle(&self, mut live: Live, own: Option<StreamToken>) {
-        let Owner { id, embedder, .. } = &self.owner;
+    /// What follows a failure: streams marked and woken, timers ended, memory freed; callouts end with the VM's state.
+    fn bury(&self, live: Option<Live>, context: Option<&StreamContext>) {
+        let embedder = &self.owner.embedder;
+        let Some(mut live) = live else { return };
+        let own = context.map(|context| context.stream.token);
         let state = live.store.data_mut();
         let mut wakes = std::mem::take(&mut state.wakes);
         for context in state.contexts.drain() {
@@ -273,9 +168,13 @@ impl Vm {
             }
             wakes.push(context.stream.token);
         }
+        if state.role == Role::Standing {
+            for (owner, _) in state.roots() {
+                owner.embedder.set_tick_period(owner.id, None);
+                owner.embedder.tend_soon(owner.id);
+            }
+        }
         drop(live);
-        embedder.cancel_calls(*id);
-        embedder.set_tick_period(*id, None);
         wakes
             .into_iter()
             .filter(|token| Some(*token) != own)
@@ -292,9 +191,10 @@ impl Vm {
                 .ok_or(Ended(TrapKind::Other))?;
             if let Ok(cell) = context.cell() {
                 cell.context.set(id);
+                cell.root.set(self.root);
             }
             match &exports.context_create {
-                Some(create) => create.call(store, (id, ROOT_CONTEXT)),
+                Some(create) => create.call(store, (id, self.root)),
                 None => Ok(()),
             }
         })
@@ -361,17 +261,13 @@ impl Vm {
                 call_one(&exports.delete, store, id)
             })?;
         }
-        if let Ok(mut live) = self.live.try_borrow_mut()
-            && let Some(live) = live.as_mut()
-        {
-            live.store.data_mut().contexts.remove(id);
-        }
+        self.inspect(|store, _| store.data_mut().contexts.remove(id));
         Ok(())
     }
 
     pub(crate) fn tick(&self) -> Result<(), Broken> {
         self.enter(Callback::Tick, None, |store, exports| {
-            call_one(&exports.tick, store, ROOT_CONTEXT)
+            call_one(&exports.tick, store, self.root)
         })
     }
 
@@ -380,10 +276,22 @@ impl Vm {
             Callback::QueueReady,
             None,
             |store, exports| match &exports.queue_ready {
-                Some(function) => function.call(store, (ROOT_CONTEXT, queue)),
+                Some(function) => function.call(store, (self.root, queue)),
                 None => Ok(()),
             },
         )
+    }
+
+    /// Whether it waits for the answer to this callout.
+    pub(crate) fn awaits(&self, id: CalloutId) -> bool {
+        self.root(|root| root.calls.iter().any(|(call, _)| *call == id.0) || root.grpc.is_known(id))
+            == Some(true)
+    }
+
+    /// Callouts under way.
+    pub(crate) fn calls(&self) -> usize {
+        self.root(|root| root.callouts().count())
+            .unwrap_or_default()
     }
 
     /// An answer to a callout of another VM, or one that came twice, is dropped.
@@ -392,23 +300,17 @@ impl Vm {
         id: CalloutId,
         response: HttpCallResponse,
     ) -> Result<(), Broken> {
-        let expected = match self.live.try_borrow_mut() {
-            Ok(mut live) => live.as_mut().is_some_and(|live| {
-                let calls = &mut live.store.data_mut().root.calls;
-                let position = calls.iter().position(|call| *call == id.0);
-                position
-                    .map(|position| calls.swap_remove(position))
-                    .is_some()
-            }),
-            Err(_) => false,
-        };
-        if !expected {
+        let expected = self.root(|root| {
+            let position = root.calls.iter().position(|(call, _)| *call == id.0);
+            position.map(|position| root.calls.swap_remove(position))
+        });
+        if expected.flatten().is_none() {
             return Ok(());
         }
         let answer = Rc::new(Answer::from(response));
         let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
         let arguments = (
-            ROOT_CONTEXT,
+            self.root,
             id.0,
             size(answer.headers.len()),
             size(answer.body.len()),
@@ -439,66 +341,25 @@ impl Vm {
                 return Ok(true);
             };
             store.data_mut().root.done_pending = true;
-            let is_done = done.call(&mut *store, ROOT_CONTEXT)? != 0;
+            let is_done = done.call(&mut *store, self.root)? != 0;
             Ok(is_done || store.data().root.done)
         })
     }
 
     pub(crate) fn root_delete(&self) -> Result<(), Broken> {
         self.enter(Callback::Delete, None, |store, exports| {
-            call_one(&exports.delete, store, ROOT_CONTEXT)
+            call_one(&exports.delete, store, self.root)
         })
     }
 
     /// Whether `proxy_done` was called since the plugin was asked to end.
     pub(crate) fn is_done(&self) -> bool {
-        self.live.try_borrow().is_ok_and(|live| {
-            live.as_ref()
-                .is_some_and(|live| live.store.data().root.done)
-        })
+        self.root(|root| root.done) == Some(true)
     }
 
     /// A property that the plugin set on its own context.
     pub(crate) fn root_property(&self, path: &[u8]) -> Option<Bytes> {
-        let live = self.live.try_borrow().ok()?;
-        live.as_ref()?
-            .store
-            .data()
-            .root
-            .properties
-            .get(path)
-            .cloned()
+        self.root(|root| root.properties.get(path).cloned())
+            .flatten()
     }
-}
-
-/// Runs one export while the VM starts.
-fn begin<R>(
-    store: &mut Store<VmState>,
-    owner: &Owner,
-    callback: Callback,
-    name: &'static str,
-    run: impl FnOnce(&mut Store<VmState>) -> wasmtime::Result<R>,
-) -> Result<R, StartFailure> {
-    let began = owner.embedder.monotonic_ns();
-    store.data_mut().begin(callback, None);
-    store.set_epoch_deadline(1);
-    let result = run(store);
-    owner.stats.count_call(callback);
-    owner.stats.time_call(
-        callback,
-        owner.embedder.monotonic_ns().saturating_sub(began),
-    );
-    result.map_err(|error| {
-        let kind = trap_kind(&error);
-        owner.stats.count_trap(kind);
-        owner.embedder.log(
-            &owner.spec,
-            LogLevel::Error,
-            format!("{name} failed: {}: {error:#}", kind.as_str()).as_bytes(),
-        );
-        StartFailure::Trap {
-            callback: name,
-            kind,
-        }
-    })
 }

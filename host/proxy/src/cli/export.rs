@@ -21,7 +21,8 @@ use crate::policy::Policy;
 /// A policy that does not work is not exported: its problems go to standard error as `file:line: key: reason`, and the exit code is 1.
 ///
 /// Envoy has no bounds on a plugin's CPU time, callouts and log, and no lists of the clusters, properties and foreign functions that it may use;
-/// the list of its capabilities is written.
+/// the list of its capabilities is written. It has no VM for a single request either: where the policy says `isolation: request`, a warning goes
+/// to standard error and into the file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis export envoy policy.yaml --out envoy && envoy -c envoy/envoy.yaml
@@ -65,6 +66,9 @@ impl Envoy {
                 return Ok(ExitCode::FAILURE);
             }
         };
+        for remark in export::isolation_remarks(&policy) {
+            note(&format!("warning: {remark}"));
+        }
         let scope = if self.filters_only {
             Scope::Filters
         } else {

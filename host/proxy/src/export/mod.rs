@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::limits;
-use crate::policy::Policy;
+use crate::policy::{Isolation, Policy};
 
 use tree::{Map, Tree};
 
@@ -136,8 +136,31 @@ fn preamble(policy: &Policy, scope: Scope) -> String {
     line(
         "Envoy has no counterpart of a filter's `limits` and of the `clusters` it may call: there a plugin may loop, and call any cluster.",
     );
+    for remark in isolation_remarks(policy) {
+        line(&remark);
+    }
     text.push('\n');
     text
+}
+
+/// Where plugins share more in Envoy than the policy says. Envoy has one VM a worker for all plugins of the same `vm_id` and module; the
+/// `vm_id` cannot be another, since it is the scope of shared data.
+pub(crate) fn isolation_remarks(policy: &Policy) -> Vec<String> {
+    let remark = |filter: &std::sync::Arc<crate::policy::Filter>| {
+        let instances = policy.instances.iter();
+        let count = instances.filter(|it| it.filter.name == filter.name).count();
+        let name = &filter.name;
+        match filter.isolation {
+            Isolation::Request => Some(format!(
+                "filter {name}: Envoy has no counterpart of `isolation: request`, there all requests of a worker share one VM of it"
+            )),
+            Isolation::Plugin if count > 1 => Some(format!(
+                "filter {name}: in Envoy its {count} configurations share one VM a worker, as with `isolation: shared`"
+            )),
+            Isolation::Plugin | Isolation::Shared => None,
+        }
+    };
+    policy.filters.iter().filter_map(remark).collect()
 }
 
 fn bootstrap(policy: &Policy, findings: &Findings, modules: &Path) -> Tree {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portcullis_runtime::{FailurePolicy, Limits, PluginSpec, UnknownImports};
+use portcullis_runtime::{FailurePolicy, Isolation, Limits, PluginSpec, UnknownImports};
 
 use super::allow::Allowed;
 use super::cluster::Cluster;
-use super::limits::{BODY_BYTES, CALLBACK_TIME, CALLOUTS, LOG_LINES, MEMORY_BYTES, START_TIME};
+use super::limits::{
+    BODY_BYTES, CALLBACK_TIME, CALLOUTS, LOG_LINES, MEMORY_BYTES, REQUEST_TIME, SPARE_VMS,
+    START_TIME, VMS,
+};
 use super::module::WasmModule;
 use super::node::Node;
 use super::place::{Place, Problem};
@@ -33,6 +36,8 @@ pub struct Filter {
     pub unknown_imports: UnknownImports,
     /// What of the host it may use.
     pub allow: Allowed,
+    /// What it shares a VM with.
+    pub isolation: Isolation,
     /// Its bounds; the runtime's where the operator wrote none.
     pub limits: Limits,
     /// The clusters it may call.
@@ -67,6 +72,7 @@ impl FilterInstance {
             vm_configuration: Bytes::new(),
             configuration: self.configuration.json.clone(),
             failure_policy: filter.failure_policy,
+            isolation: filter.isolation,
             limits: filter.limits.clone(),
             clusters: filter
                 .clusters
@@ -148,6 +154,7 @@ const KEYS: &[&str] = &[
     "root_id",
     "failure_policy",
     "unknown_imports",
+    "isolation",
     "configuration",
     "signature",
     "limits",
@@ -158,7 +165,10 @@ const LIMIT_KEYS: &[&str] = &[
     "memory",
     "body",
     "callback_time",
+    "request_time",
     "start_time",
+    "vms",
+    "spare_vms",
     "callouts_in_flight",
     "log_lines_per_second",
 ];
@@ -198,6 +208,17 @@ pub(super) fn read(
         }),
         None => Some(UnknownImports::Refuse),
     };
+    let isolation = match section.optional("isolation") {
+        Some(field) => field.parse(|text| match text {
+            "shared" => Ok(Isolation::Shared),
+            "plugin" => Ok(Isolation::Plugin),
+            "request" => Ok(Isolation::Request),
+            _ => Err(format!(
+                "`{text}` is not an isolation, it may be `shared`, `plugin` or `request`"
+            )),
+        }),
+        None => Some(Isolation::default()),
+    };
     let configuration = match section.optional("configuration") {
         Some(field) => Configuration::read(field),
         None => Some(Configuration::absent(field.place())),
@@ -232,6 +253,7 @@ pub(super) fn read(
         failure_policy: failure_policy?,
         unknown_imports: unknown_imports?,
         allow: allow?,
+        isolation: isolation?,
         limits: limits?,
         clusters: callable,
         place: section.required("module")?.place(),
@@ -291,6 +313,14 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         defaults.start_cpu_ms,
         defaults.start_wall_ms,
     );
+    let request_cpu_ms = match section.optional("request_time") {
+        Some(field) => field
+            .duration(REQUEST_TIME)
+            .and_then(|time| u64::try_from(time.as_millis()).ok()),
+        None => Some(defaults.request_cpu_ms),
+    };
+    let vms = number("vms", VMS, defaults.vms.into());
+    let spare_vms = number("spare_vms", SPARE_VMS, defaults.spare_vms.into());
     let default = u64::try_from(defaults.callouts_in_flight).unwrap_or(u64::MAX);
     let callouts = number("callouts_in_flight", CALLOUTS, default);
     let lines = number(
@@ -305,7 +335,10 @@ fn read_limits(field: &Field<'_>) -> Option<Limits> {
         callback_wall_ms,
         start_cpu_ms,
         start_wall_ms,
+        request_cpu_ms: request_cpu_ms?,
         body_bytes: body_bytes?,
+        vms: u32::try_from(vms?).ok()?,
+        spare_vms: u32::try_from(spare_vms?).ok()?,
         callouts_in_flight: usize::try_from(callouts?).ok()?,
         log_lines_per_second: u32::try_from(lines?).ok()?,
     })

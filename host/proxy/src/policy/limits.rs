@@ -47,6 +47,13 @@ pub(super) const BODY_BYTES: RangeInclusive<u64> = 0..=(64 << 20);
 /// A callback's CPU time: the epoch ticks every 5 ms, and a request must not hold its worker for longer than a second.
 pub(super) const CALLBACK_TIME: RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(1);
+/// The CPU time of all callbacks on one request: counted in epoch ticks of 5 ms, so less says nothing.
+pub(super) const REQUEST_TIME: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
+/// VMs of a plugin on one worker: the standing one and one more, up to the pools of the whole process.
+pub(super) const VMS: RangeInclusive<u64> = 2..=4096;
+/// More than one ready at once would only be more that wait.
+pub(super) const SPARE_VMS: RangeInclusive<u64> = 0..=1;
 /// Start and configure: may compile keys or build tables, but a reload must end.
 pub(super) const START_TIME: RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(60);

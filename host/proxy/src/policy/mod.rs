@@ -39,7 +39,7 @@ pub(crate) use module::digest;
 pub use module::{ModuleSource, WasmModule};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
-pub use portcullis_runtime::FailurePolicy;
+pub use portcullis_runtime::{FailurePolicy, Isolation};
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
 pub use signature::ModuleSignature;

@@ -235,7 +235,7 @@ routes: [{name: all, cluster: up}]
             "p.yaml:16: filters[7].failure_policy: `ajar` is not a failure policy, it may be `closed` or `open`",
             "p.yaml:16: filters[7].configuration: expected a mapping, found a list",
             "p.yaml:16: filters[7].clusters[1]: there is no cluster `down`",
-            "p.yaml:19: filters[8].limits.cpu: unknown key, known here: memory, body, callback_time, start_time, callouts_in_flight, log_lines_per_second",
+            "p.yaml:19: filters[8].limits.cpu: unknown key, known here: memory, body, callback_time, request_time, start_time, vms, spare_vms, callouts_in_flight, log_lines_per_second",
             "p.yaml:19: filters[8].limits.memory: must be from 1048576 to 1073741824 bytes",
             "p.yaml:19: filters[8].limits.callback_time: must be from 5ms to 1s",
             "p.yaml:20: filters[9].module: DIR/nameless.wasm cannot be loaded: custom section portcullis: no name",

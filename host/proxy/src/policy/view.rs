@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    AccessLog, Cluster, Configuration, FailurePolicy, Filter, Listener, Policy, Route, TlsVersion,
-    TrustedCa, UpstreamProtocol,
+    AccessLog, Cluster, Configuration, FailurePolicy, Filter, Isolation, Listener, Policy, Route,
+    TlsVersion, TrustedCa, UpstreamProtocol,
 };
 
 /// What stands in place of a secret.
@@ -125,11 +125,19 @@ fn filter(policy: &Policy, filter: &Filter) -> Value {
             FailurePolicy::Closed => "closed",
             FailurePolicy::Open => "open",
         },
+        "isolation": match filter.isolation {
+            Isolation::Shared => "shared",
+            Isolation::Plugin => "plugin",
+            Isolation::Request => "request",
+        },
         "limits": {
             "memory_bytes": filter.limits.memory_bytes,
             "body_bytes": filter.limits.body_bytes,
             "callback_cpu_ms": filter.limits.callback_cpu_ms,
+            "request_cpu_ms": filter.limits.request_cpu_ms,
             "start_cpu_ms": filter.limits.start_cpu_ms,
+            "vms": filter.limits.vms,
+            "spare_vms": filter.limits.spare_vms,
             "callouts_in_flight": filter.limits.callouts_in_flight,
             "log_lines_per_second": filter.limits.log_lines_per_second,
         },

@@ -140,13 +140,14 @@ impl HttpStream {
                 continue;
             };
             if place.is_none()
-                && let Some(vm) = filter.plugin.vm()
+                && let Ok(vm) = filter.plugin.vm()
                 && vm.create_context(&context).is_ok()
             {
                 *place = Some(vm);
             }
             if let Some(vm) = place
                 && !cell.broken.get()
+                && !filter.is_overspent(cell)
             {
                 cell.open.set(Open::LOG);
                 // A VM that breaks here takes only itself along: this exchange is over.

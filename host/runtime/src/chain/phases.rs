@@ -9,6 +9,7 @@ use crate::{
     abi::{Action, Callback},
     context::StreamContext,
     exchange::Direction,
+    plugin::NoVm,
     spec::FailurePolicy,
     stream::{FilterCell, Open},
 };
@@ -114,7 +115,7 @@ impl HttpStream {
         }
         let stats = filter.plugin.stats_ref();
         match filter.plugin.vm() {
-            Some(vm) => {
+            Ok(vm) => {
                 let context = StreamContext {
                     stream: Rc::clone(&self.cell),
                     filter: index,
@@ -129,11 +130,11 @@ impl HttpStream {
                 }
                 Ok(())
             }
-            None if filter.plugin.spec().failure_policy == FailurePolicy::Open => {
+            Err(NoVm::Down) if filter.plugin.spec().failure_policy == FailurePolicy::Open => {
                 stats.count_passed_by();
                 Ok(())
             }
-            None => Err(self.refuse(Direction::Request, index)),
+            Err(NoVm::Down | NoVm::Full) => Err(self.refuse(Direction::Request, index)),
         }
     }
 
@@ -294,6 +295,14 @@ impl HttpStream {
         };
         if cell.broken.get() {
             return self.past_broken(direction, index);
+        }
+        if self
+            .filters
+            .plugins
+            .get(index)
+            .is_some_and(|filter| filter.is_overspent(cell))
+        {
+            return Next::End(self.refuse(direction, index));
         }
         let Some(size) = self.size(callback, cell) else {
             return Next::Continue;

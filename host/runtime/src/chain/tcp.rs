@@ -24,6 +24,7 @@ use crate::{
     embedder::StreamToken,
     exchange::{Direction, Exchange, StreamInfo},
     fields::FieldList,
+    plugin::NoVm,
     spec::FailurePolicy,
     stream::{Open, StreamCell},
     vm::Vm,
@@ -269,13 +270,16 @@ impl TcpStream {
             return Ok(());
         }
         let stats = filter.plugin.stats_ref();
-        let Some(vm) = filter.plugin.vm() else {
-            if filter.plugin.spec().failure_policy == FailurePolicy::Open {
+        let vm = match filter.plugin.vm() {
+            Ok(vm) => vm,
+            Err(NoVm::Down) if filter.plugin.spec().failure_policy == FailurePolicy::Open => {
                 stats.count_passed_by();
                 return Ok(());
             }
-            stats.count_refused();
-            return Err(Stop::Closed);
+            Err(NoVm::Down | NoVm::Full) => {
+                stats.count_refused();
+                return Err(Stop::Closed);
+            }
         };
         let context = self.context(index);
         let created = vm.create_context(&context);

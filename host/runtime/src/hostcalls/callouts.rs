@@ -13,6 +13,7 @@ use crate::{
     callout::{CalloutId, CalloutKind, HttpCall, is_complete},
     fields::FieldList,
     limits::{CALLOUT_BODY_BYTES_MAX, CALLOUT_TIMEOUT_MS_MAX},
+    stats::DenialKind,
 };
 
 #[expect(clippy::too_many_arguments, reason = "the ABI's own shape")]
@@ -40,18 +41,19 @@ pub(super) fn http_call(
     call.write_u32(out, 0)?;
     let (headers, trailers) = lists?;
     let state = call.state_mut();
-    if !state.owner.spec.clusters.contains(&cluster)
-        || !is_complete(&headers)
+    if !state.owner.spec.clusters.contains(&cluster) {
+        state.deny(DenialKind::Cluster, cluster.as_bytes());
+        return Err(Status::BadArgument.into());
+    }
+    if !is_complete(&headers)
         || body.len() > CALLOUT_BODY_BYTES_MAX
         || i32::try_from(timeout_ms).is_err()
     {
         return Err(Status::BadArgument.into());
     }
-    if !state.has_room_for_callout() {
-        return Err(Status::InternalFailure.into());
-    }
+    let place = state.owner.place_for_callout()?;
     let id = state.owner.next_callout(CalloutKind::Http);
-    if state.root.calls.contains(&id) {
+    if state.root.calls.iter().any(|(other, _)| *other == id) {
         return Err(Status::InternalFailure.into());
     }
     // 0 asks for no bound; it gets ours.
@@ -72,7 +74,7 @@ pub(super) fn http_call(
         .embedder
         .start_http_call(state.owner.id, CalloutId(id), request)
         .map_err(Status::from)?;
-    state.root.calls.push(id);
+    state.root.calls.push((id, place));
     call.write_u32(out, id)
 }
 

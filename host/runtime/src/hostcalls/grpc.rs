@@ -15,6 +15,7 @@ use crate::{
     grpc::{Duty, GrpcCall},
     grpc_service::GrpcService,
     limits::{CALLOUT_TIMEOUT_MS_MAX, GRPC_MESSAGE_BYTES_MAX},
+    stats::DenialKind,
 };
 
 #[expect(clippy::too_many_arguments, reason = "the ABI's own shape")]
@@ -147,11 +148,19 @@ fn target<'a>(call: &Call<'_>, service: &'a [u8]) -> Result<GrpcService<'a>, Sta
             ..GrpcService::default()
         });
     }
-    let target = GrpcService::parse(service).ok_or(Status::ParseFailure)?;
+    let target = GrpcService::parse(service).ok_or_else(|| {
+        // What is no message may be a name.
+        let is_name = |name: &str| !name.contains(char::is_control);
+        if std::str::from_utf8(service).is_ok_and(is_name) {
+            call.state().deny(DenialKind::Cluster, service);
+        }
+        Status::ParseFailure
+    })?;
     if target.is_foreign || target.cluster.is_empty() {
         return Err(Status::BadArgument);
     }
     if !is_allowed(target.cluster) {
+        call.state().deny(DenialKind::Cluster, target.cluster);
         return Err(Status::InternalFailure);
     }
     Ok(target)
@@ -164,9 +173,10 @@ fn start(
     out: u32,
 ) -> Result<(), Failure> {
     let state = call.state_mut();
-    if !state.root.grpc.has_room() || !state.has_room_for_callout() {
+    if !state.root.grpc.has_room() {
         return Err(Status::InternalFailure.into());
     }
+    let place = state.owner.place_for_callout()?;
     let id = CalloutId(state.owner.next_callout(kind));
     if state.root.grpc.is_known(id) {
         return Err(Status::InternalFailure.into());
@@ -179,7 +189,7 @@ fn start(
             CalloutError::UnknownCluster => Status::ParseFailure,
             CalloutError::Overloaded => Status::InternalFailure,
         })?;
-    state.root.grpc.begin(id);
+    state.root.grpc.begin(id, place);
     call.write_u32(out, id.0)
 }
 
@@ -232,6 +242,6 @@ fn follow(call: &mut Call<'_>, id: CalloutId, duty: Duty) {
         Duty::Nothing => {}
         // An end that cannot be sent belongs to a stream that is gone; the embedder says so on its own.
         Duty::Send => drop(owner.embedder.send_grpc(owner.id, id, None, true)),
-        Duty::Cancel => owner.embedder.cancel_grpc(owner.id, id),
+        Duty::Cancel => owner.embedder.cancel_call(owner.id, id),
     }
 }

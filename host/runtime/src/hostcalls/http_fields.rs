@@ -149,18 +149,22 @@ pub(super) fn add_header_map_value(
     value: u32,
     len: u32,
 ) -> Result<(), Failure> {
-    change(call, map, key, key_len, |call, stream, fields, name| {
-        let value = call.bytes(value, len)?;
-        check(stream, fields, name, value)?;
-        // A pseudo-header stands once.
-        let is_pseudo = name.starts_with(b":");
-        let added = if is_pseudo {
-            fields.replace(name, value)
-        } else {
-            fields.add(name, value)
-        };
-        added.map_err(|_| Status::BadArgument.into())
-    })
+    write(
+        call,
+        map,
+        key,
+        key_len,
+        value,
+        len,
+        |fields, name, value| {
+            // A pseudo-header stands once.
+            if name.starts_with(b":") {
+                fields.replace(name, value)
+            } else {
+                fields.add(name, value)
+            }
+        },
+    )
 }
 
 pub(super) fn replace_header_map_value(
@@ -171,13 +175,15 @@ pub(super) fn replace_header_map_value(
     value: u32,
     len: u32,
 ) -> Result<(), Failure> {
-    change(call, map, key, key_len, |call, stream, fields, name| {
-        let value = call.bytes(value, len)?;
-        check(stream, fields, name, value)?;
-        fields
-            .replace(name, value)
-            .map_err(|_| Status::BadArgument.into())
-    })
+    write(
+        call,
+        map,
+        key,
+        key_len,
+        value,
+        len,
+        |fields, name, value| fields.replace(name, value),
+    )
 }
 
 pub(super) fn remove_header_map_value(
@@ -189,6 +195,23 @@ pub(super) fn remove_header_map_value(
     change(call, map, key, key_len, |_, _, fields, name| {
         fields.remove(name);
         Ok(())
+    })
+}
+
+/// Puts one field into a map, if it is valid and fits.
+fn write<E>(
+    call: &mut Call<'_>,
+    map: u32,
+    key: u32,
+    key_len: u32,
+    value: u32,
+    len: u32,
+    put: impl FnOnce(&mut dyn Fields, &[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), Failure> {
+    change(call, map, key, key_len, |call, stream, fields, name| {
+        let value = call.bytes(value, len)?;
+        check(stream, fields, name, value)?;
+        put(fields, name, value).map_err(|_| Status::BadArgument.into())
     })
 }
 

@@ -1,6 +1,6 @@
 //! Metrics that plugins define. Ids are per VM; as in Envoy the low two bits tell the kind, and each definition gives a new id.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::Call;
 use crate::{
@@ -27,7 +27,7 @@ pub(super) fn define_metric(
         .shared
         .metrics
         .define(kind, call.bytes(name, len)?)?;
-    let metrics = &mut call.state_mut().metrics;
+    let metrics = Rc::make_mut(&mut call.state_mut().metrics);
     metrics.push(metric);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;
     call.write_u32(out, number << 2 | kind as u32)

@@ -64,7 +64,7 @@ fn check_properties(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Re
                 let asked = call.bytes(path, len)?;
                 if !readable.covers(asked) {
                     let asked = asked.to_vec();
-                    call.state_mut().deny(DenialKind::Property, &asked);
+                    call.state().deny(DenialKind::Property, &asked);
                     return Err(Failure::Status(Status::NotFound));
                 }
                 properties::property(call, path, len, out, out_len)
@@ -80,7 +80,7 @@ fn check_properties(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Re
                 // What a plugin tells the host of itself is none of the properties that lists are about.
                 if !paths.covers(asked) && asked != OWNED_REQUEST_HEADERS {
                     let asked = asked.to_vec();
-                    call.state_mut().deny(DenialKind::Property, &asked);
+                    call.state().deny(DenialKind::Property, &asked);
                     return Err(Failure::Status(Status::InternalFailure));
                 }
                 properties::set_property(call, path, len, value, value_len)
@@ -113,7 +113,7 @@ fn check_foreign_functions(linker: &mut Linker<VmState>, allow: &Allow) -> wasmt
                     let known = std::str::from_utf8(asked).is_ok_and(|asked| names.contains(asked));
                     if !known {
                         let asked = asked.to_vec();
-                        call.state_mut().deny(DenialKind::ForeignFunction, &asked);
+                        call.state().deny(DenialKind::ForeignFunction, &asked);
                         return Err(Failure::Status(Status::NotFound));
                     }
                     foreign::call_foreign_function(

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::Call;
 use crate::{
     abi::{Failure, LogLevel, Status},
-    context::ROOT_CONTEXT,
     limits::{LOG_BYTES_MAX, TICK_PERIOD_MS_MIN},
     memory,
-    state::Effective,
+    state::Role,
 };
 
 pub(super) fn log(call: &mut Call<'_>, level: u32, message: u32, len: u32) -> Result<(), Failure> {
@@ -28,15 +27,18 @@ pub(super) fn current_time_nanoseconds(call: &mut Call<'_>, out: u32) -> Result<
     call.write(out, &now.to_le_bytes())
 }
 
-/// 0 ends the timer.
+/// 0 ends the timer. Only the plugin's standing VM has one that runs.
 pub(super) fn set_tick_period_milliseconds(
     call: &mut Call<'_>,
     period: u32,
 ) -> Result<(), Failure> {
-    let owner = &call.state().owner;
+    let state = call.state_mut();
     let period =
         (period > 0).then(|| Duration::from_millis(u64::from(period.max(TICK_PERIOD_MS_MIN))));
-    owner.embedder.set_tick_period(owner.id, period);
+    state.root.tick_period = period;
+    if state.role == Role::Standing {
+        state.owner.embedder.set_tick_period(state.owner.id, period);
+    }
     Ok(())
 }
 
@@ -52,13 +54,7 @@ pub(super) fn done(call: &mut Call<'_>) -> Result<(), Failure> {
 
 /// Holds until the callback returns. 0 means the callback's own context.
 pub(super) fn set_effective_context(call: &mut Call<'_>, context: u32) -> Result<(), Failure> {
-    let state = call.state_mut();
-    state.effective = match context {
-        0 => Effective::Current,
-        ROOT_CONTEXT => Effective::Root,
-        id => Effective::Stream(state.contexts.get(id).ok_or(Status::BadArgument)?.clone()),
-    };
-    Ok(())
+    Ok(call.state_mut().set_effective(context)?)
 }
 
 pub(super) fn status(

@@ -261,6 +261,7 @@ fn random_get(call: &mut Call<'_>, buffer: u32, len: u32) -> Answer {
         return Ok(Invalid);
     }
     let (memory, state) = call.parts();
+    state.drew_random = true;
     let embedder = Rc::clone(&state.owner.embedder);
     embedder.random(memory::slice_mut(memory, buffer, len)?);
     Ok(Success)

@@ -4,20 +4,14 @@ use std::rc::Rc;
 
 use super::{Broken, Vm};
 use crate::{
-    abi::Callback, callout::CalloutId, context::ROOT_CONTEXT, fields::Fields as _, grpc::GrpcEvent,
-    state::Received,
+    abi::Callback, callout::CalloutId, fields::Fields as _, grpc::GrpcEvent, state::Received,
 };
 
 impl Vm {
     /// Tells the plugin what it is to know of an event. One of another VM's callouts, or after the end, is dropped.
     pub(crate) fn grpc_event(&self, id: CalloutId, event: GrpcEvent) -> Result<(), Broken> {
-        let told = match self.live.try_borrow_mut() {
-            Ok(mut live) => live
-                .as_mut()
-                .and_then(|live| live.store.data_mut().root.grpc.admit(id, event)),
-            Err(_) => None,
-        };
-        let Some(event) = told else {
+        let told = self.root(|root| root.grpc.admit(id, event));
+        let Some(event) = told.flatten() else {
             return Ok(());
         };
         let size = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
@@ -56,7 +50,7 @@ impl Vm {
             if let Some(status) = status {
                 root.status = (status.code, status.message);
             }
-            let result = function.call(&mut *store, (ROOT_CONTEXT, id.0, number));
+            let result = function.call(&mut *store, (self.root, id.0, number));
             let root = &mut store.data_mut().root;
             root.received = Received::Nothing;
             // Envoy keeps the number and forgets the text.

@@ -1,10 +1,15 @@
 //! What an operator may take away from a plugin: allow-lists, callouts in flight, log lines.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
-use portcullis_runtime::{Allow, DenialKind, PropertyPaths};
+use portcullis_runtime::{
+    Allow, DenialKind, Embedder, HttpCallResponse, Limits, Plugin, PluginId, PluginSpec, Progress,
+    PropertyPaths,
+};
 
-use super::*;
+use crate::bed::{
+    LIFECYCLE, Memory, answer, guest, import, load, runtime, spec, start, start_with, stream,
+};
 
 /// Calls `call` in a request's headers, with a name at 100 of that many bytes, and logs the status in two digits.
 fn asks(imports: &str, name: &str, call: &str) -> String {

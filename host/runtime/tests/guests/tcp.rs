@@ -1,8 +1,14 @@
 //! TCP connections through a chain: what a filter sees, holds, writes and ends.
 
-use portcullis_runtime::{Peer, TcpProgress, TcpStream};
+use std::rc::Rc;
 
-use super::*;
+use bytes::Bytes;
+use portcullis_runtime::{
+    Chain, Direction, Limits, Peer, Plugin, PluginSpec, Progress, Protocol, StreamInfo,
+    StreamToken, TcpProgress, TcpStream,
+};
+
+use crate::bed::{Memory, exchange, guest, import, spec, start, start_with, stream};
 
 /// Tells each callback as a line: a letter, its context, and its numbers. What it does is in the first byte of the bytes it is shown: `h` holds
 /// them, `c` closes, `x` puts `X` in front, `a` puts `X` behind, `t` traps; at the beginning it is in the plugin's configuration. A tick goes on

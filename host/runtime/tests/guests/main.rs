@@ -1,0 +1,18 @@
+//! Small guests in WAT, driven through the public interface with an in-memory embedder.
+#![expect(
+    clippy::unwrap_used,
+    reason = "fixtures outside of test functions, which may panic as those do"
+)]
+
+mod bed;
+mod bounds;
+mod failure;
+mod grpc;
+mod hostcalls;
+mod isolation;
+mod lifecycle;
+mod modules;
+mod phases;
+mod recovery;
+mod shared;
+mod tcp;
