@@ -23,6 +23,7 @@ mod mtls;
 mod places;
 mod probe;
 mod reload;
+mod reload_isolation;
 mod reload_keeps;
 mod reloaded;
 mod restricted;
