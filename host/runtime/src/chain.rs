@@ -14,6 +14,7 @@ mod tcp;
 
 use std::{
     cell::{Ref, RefMut},
+    fmt,
     rc::Rc,
 };
 
@@ -46,6 +47,12 @@ struct Filter {
     callbacks: Callbacks,
     has_streams: bool,
     has_connections: bool,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.plugins()).finish()
+    }
 }
 
 impl Chain {
@@ -163,6 +170,16 @@ struct Flow {
 enum Part {
     Headers,
     Trailers,
+}
+
+impl fmt::Debug for HttpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpStream")
+            .field("token", &self.cell.token)
+            .field("end", &self.end)
+            .field("is_finished", &self.is_finished)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpStream {
