@@ -301,7 +301,8 @@ impl Figures {
     }
 
     fn latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let bounds = LATENCY_BOUNDS_NS.map(|bound| decimal(bound) / 1e9);
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|bound| decimal(*bound) / 1e9);
+        let bounds: Vec<_> = bounds.collect();
         let mut calls: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         let mut times: BTreeMap<(&str, &str), ([u64; LATENCY_BOUNDS_NS.len() + 1], u64)> =
             BTreeMap::new();
@@ -385,7 +386,8 @@ impl Figures {
                 }
                 MetricValue::Gauge(value) => gauges(encoder, &name, help, vec![(vec![], value)])?,
                 MetricValue::Histogram { buckets, sum } => {
-                    let (buckets, count) = with_bounds(&HISTOGRAM_BOUNDS.map(decimal), &buckets);
+                    let bounds = HISTOGRAM_BOUNDS.iter().copied().map(decimal);
+                    let (buckets, count) = with_bounds(&bounds.collect::<Vec<_>>(), &buckets);
                     let mut histogram =
                         encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
                     histogram.encode_histogram::<NoLabelSet>(
