@@ -253,7 +253,8 @@ impl Figures {
                 }
                 MetricValue::Gauge(value) => gauges(encoder, &name, help, vec![(vec![], value)])?,
                 MetricValue::Histogram { buckets, sum } => {
-                    let (buckets, count) = with_bounds(&HISTOGRAM_BOUNDS.map(decimal), &buckets);
+                    let bounds = HISTOGRAM_BOUNDS.iter().copied().map(decimal);
+                    let (buckets, count) = with_bounds(&bounds.collect::<Vec<_>>(), &buckets);
                     let mut histogram =
                         encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
                     histogram.encode_histogram::<NoLabelSet>(

@@ -103,7 +103,7 @@ impl Figures {
             }
             for kind in DenialKind::ALL {
                 let of_kind = stats.iter().flat_map(|stats| stats.denials());
-                let of_kind = of_kind.filter(|(of, _)| *of == kind);
+                let of_kind = of_kind.filter(|(of, _)| of == kind);
                 let labels = [("plugin", *plugin), ("kind", kind.as_str())];
                 denials.push((
                     labels.map(|(key, value)| (key, value.to_owned())).into(),
@@ -157,7 +157,8 @@ impl Figures {
     }
 
     fn latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let bounds = LATENCY_BOUNDS_NS.map(|bound| decimal(bound) / 1e9);
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|bound| decimal(*bound) / 1e9);
+        let bounds: Vec<_> = bounds.collect();
         let mut calls: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         let mut times: BTreeMap<(&str, &str), ([u64; LATENCY_BOUNDS_NS.len() + 1], u64)> =
             BTreeMap::new();
