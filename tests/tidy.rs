@@ -47,6 +47,7 @@ const LAYERS: &[&[&str]] = &[
     &["snapshot"],
     &["plugin"],
     &["chain"],
+    &["fuzzing"],
 ];
 
 /// Words that name no thing (they stand for nothing in the vocabulary of ABI, Envoy, or this project).

@@ -7,9 +7,10 @@ use portcullis_benches::load::{self, Outcome, Protocol};
 use portcullis_benches::peer::{Controls, Peer, Program, Setting, Tokens};
 use portcullis_benches::report::{Figures, Report, Round};
 use portcullis_benches::{process, statistics, upstream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Compare what a request costs in Portcullis and in Envoy.
 #[derive(Parser)]
@@ -41,6 +42,9 @@ struct Arguments {
     /// Three short rounds: a look, not a measurement
     #[arg(long)]
     quick: bool,
+    /// Measure this build of `portcullis` instead of the one within this program; `--bin dist` makes the one that is shipped
+    #[arg(long, value_name = "FILE")]
+    portcullis: Option<PathBuf>,
     /// Measure another build of `portcullis` (or of this program) too, to see what a change brought
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -77,21 +81,14 @@ fn compare(mut arguments: Arguments) -> Result<()> {
         (arguments.rounds, arguments.seconds) = (3, 2);
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    let portcullis = folder.path().join(PROXY);
-    std::os::unix::fs::symlink(std::env::current_exe()?, &portcullis)
-        .context("cannot name this program portcullis")?;
-    // Under the same name: the other build may be this program, too.
+    let own = std::env::current_exe()?;
+    let portcullis = named(
+        &folder,
+        "own",
+        arguments.portcullis.as_deref().unwrap_or(&own),
+    )?;
     let baseline = match &arguments.baseline {
-        Some(file) => {
-            let program = folder.path().join("baseline");
-            std::fs::create_dir(&program)?;
-            let program = program.join(PROXY);
-            let file = file
-                .canonicalize()
-                .with_context(|| format!("cannot read {}", file.display()))?;
-            std::os::unix::fs::symlink(file, &program)?;
-            Some(program)
-        }
+        Some(file) => Some(named(&folder, "baseline", file)?),
         None => None,
     };
     let envoy = portcullis_tests::envoy::program()?;
@@ -168,6 +165,18 @@ fn compare(mut arguments: Arguments) -> Result<()> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// A program under the proxy's name: it may be this one, which goes by that.
+fn named(folder: &TempDir, what: &str, program: &Path) -> Result<PathBuf> {
+    let place = folder.path().join(what);
+    std::fs::create_dir(&place)?;
+    let link = place.join(PROXY);
+    let program = program
+        .canonicalize()
+        .with_context(|| format!("cannot read {}", program.display()))?;
+    std::os::unix::fs::symlink(program, &link).context("cannot name a program portcullis")?;
+    Ok(link)
 }
 
 /// One peer's turn in one round: the open loop for cost and latency, then the closed loop for saturation.

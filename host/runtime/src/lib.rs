@@ -122,6 +122,9 @@ mod exchange;
 mod exports;
 mod fields;
 mod filter_state;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod grpc_service;
 mod hostcalls;

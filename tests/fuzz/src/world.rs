@@ -1,0 +1,231 @@
+//! The embedder: hands out scripts, keeps what the guest tells, answers callouts, and stands still otherwise.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use portcullis_runtime::{
+    CalloutError, CalloutId, ConnectionInfo, Embedder, FieldList, GrpcCall, HttpCall,
+    HttpCallResponse, LogLevel, Module, NoCache, Plugin, PluginId, PluginSpec, Protocol,
+    QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, Status, StreamInfo, StreamToken,
+};
+
+use crate::guest::{self, CALLBACKS, Call};
+use crate::{Input, Script};
+
+/// What the guest told.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    /// It was called.
+    Callback(u8),
+    /// What a call of its script in this callback gave.
+    Status {
+        callback: u8,
+        call: Option<Call>,
+        status: u8,
+    },
+}
+
+pub(crate) struct World(Rc<Inner>);
+
+struct Inner {
+    scripts: Vec<(u8, Vec<Call>)>,
+    running: Cell<bool>,
+    told: RefCell<Vec<Told>>,
+    calls: RefCell<Vec<CalloutId>>,
+    woken: Cell<bool>,
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut options = RuntimeOptions::default();
+        options.vms_max = 8;
+        let runtime = Runtime::new(options).expect("a runtime");
+        // A guest that hangs would be a finding: it must be stopped, as in production.
+        let tick = runtime.ticker();
+        std::thread::spawn(move || {
+            while tick() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        runtime
+    })
+}
+
+fn module() -> Arc<Module> {
+    static MODULE: OnceLock<Arc<Module>> = OnceLock::new();
+    Arc::clone(MODULE.get_or_init(|| {
+        let wasm = wat::parse_str(guest::wat()).expect("the guest is Wasm");
+        runtime().load(&wasm, &NoCache).expect("the guest loads")
+    }))
+}
+
+pub(crate) fn info() -> StreamInfo {
+    let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let connection = ConnectionInfo::new(7, address(1), address(2));
+    StreamInfo::new(
+        Rc::new(connection),
+        Rc::new(RouteInfo::default()),
+        Protocol::Http11,
+        0,
+    )
+}
+
+impl World {
+    pub(crate) fn new(input: &Input) -> Self {
+        let scripts = (0..CALLBACKS.len()).map(|callback| {
+            let of = |script: &&Script| usize::from(script.callback) % CALLBACKS.len() == callback;
+            let action = input
+                .scripts
+                .iter()
+                .find(of)
+                .map_or(0, |script| script.action);
+            let calls = input
+                .scripts
+                .iter()
+                .filter(of)
+                .flat_map(|script| script.calls.clone());
+            (action, calls.take(24).collect())
+        });
+        Self(Rc::new(Inner {
+            scripts: scripts.collect(),
+            running: Cell::default(),
+            told: RefCell::default(),
+            calls: RefCell::default(),
+            woken: Cell::default(),
+        }))
+    }
+
+    /// A plugin with a VM of its own: nothing of one input is left for the next.
+    pub(crate) fn start(&self) -> Rc<Plugin> {
+        let mut spec = PluginSpec::new("fuzzed");
+        spec.clusters = vec!["c".into()];
+        spec.limits.body_bytes = 1 << 20;
+        let embedder: Rc<dyn Embedder> = Rc::<Inner>::clone(&self.0);
+        Plugin::start(
+            PluginId(1),
+            module(),
+            Arc::new(spec),
+            Arc::new(Shared::default()),
+            embedder,
+        )
+        .expect("the guest starts")
+    }
+
+    pub(crate) fn begin(&self) {
+        self.0.running.set(true);
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.running.set(false);
+    }
+
+    pub(crate) fn request_headers(&self) -> Vec<(&'static str, &'static str)> {
+        vec![
+            (":method", "GET"),
+            (":path", "/"),
+            (":authority", "h"),
+            ("x-request-id", "0123456789abcdef"),
+            ("x-b", "1"),
+            ("x-b", "2"),
+        ]
+    }
+
+    pub(crate) fn take_told(&self) -> Vec<Told> {
+        self.0.told.take()
+    }
+
+    pub(crate) fn take_wake(&self) -> bool {
+        self.0.woken.take()
+    }
+
+    pub(crate) fn answer_calls(&self, plugin: &Plugin) {
+        let calls = self.0.calls.take();
+        for id in calls {
+            let mut headers = FieldList::new();
+            headers.push(":status", "200");
+            let response = HttpCallResponse::Answer {
+                headers,
+                body: Bytes::from_static(b"answer"),
+                trailers: FieldList::new(),
+            };
+            plugin.on_http_call_response(id, response);
+        }
+    }
+}
+
+impl Embedder for Inner {
+    fn unix_time_ns(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+    fn monotonic_ns(&self) -> u64 {
+        0
+    }
+    fn thread_cpu_ns(&self) -> u64 {
+        0
+    }
+    fn random(&self, out: &mut [u8]) {
+        out.fill(0x5a);
+    }
+    fn log(&self, _: &PluginSpec, _: LogLevel, _: &[u8]) {}
+    fn log_level(&self) -> LogLevel {
+        LogLevel::Trace
+    }
+    fn set_tick_period(&self, _: PluginId, _: Option<Duration>) {}
+    fn start_http_call(&self, _: PluginId, id: CalloutId, _: HttpCall) -> Result<(), CalloutError> {
+        self.calls.borrow_mut().push(id);
+        Ok(())
+    }
+    fn start_grpc(&self, _: PluginId, _: CalloutId, _: GrpcCall) -> Result<(), CalloutError> {
+        Ok(())
+    }
+    fn send_grpc(
+        &self,
+        _: PluginId,
+        _: CalloutId,
+        _: Option<Bytes>,
+        _: bool,
+    ) -> Result<(), CalloutError> {
+        Ok(())
+    }
+    fn cancel_calls(&self, _: PluginId) {
+        self.calls.borrow_mut().clear();
+    }
+    fn cancel_call(&self, _: PluginId, id: CalloutId) {
+        self.calls.borrow_mut().retain(|other| *other != id);
+    }
+    fn wake(&self, _: StreamToken) {
+        self.woken.set(true);
+    }
+    fn notify_queue(&self, _: QueueTarget) {}
+    fn foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+        if !self.running.get() {
+            return Ok(Vec::new());
+        }
+        match (name, arguments) {
+            ("script", [callback]) => {
+                self.told.borrow_mut().push(Told::Callback(*callback));
+                let script = self.scripts.get(usize::from(*callback));
+                let (action, calls) = script.ok_or(Status::BadArgument)?;
+                Ok(guest::script(*action, calls.iter()))
+            }
+            ("status", [callback, index, status]) => {
+                let call = self
+                    .scripts
+                    .get(usize::from(*callback))
+                    .and_then(|(_, calls)| calls.get(usize::from(*index)))
+                    .cloned();
+                self.told.borrow_mut().push(Told::Status {
+                    callback: *callback,
+                    call,
+                    status: *status,
+                });
+                Ok(Vec::new())
+            }
+            _ => Err(Status::NotFound),
+        }
+    }
+}
