@@ -14,5 +14,6 @@ mod lifecycle;
 mod modules;
 mod phases;
 mod recovery;
+mod redis;
 mod shared;
 mod tcp;
