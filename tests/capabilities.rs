@@ -4,11 +4,13 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use portcullis_tests::client::Route;
+use portcullis_tests::free_port::free_address;
 use portcullis_tests::http1::Request;
 use portcullis_tests::upstream::Upstream;
 use serde_json::json;
 
 use crate::places::{ANY_PORT, in_both};
+use crate::served::Served;
 
 /// Answers with the statuses of five calls, each a letter from `A` for 0. Its response callback would replace the answer.
 const GUEST: &str = r#"(module
@@ -66,4 +68,48 @@ fn what_is_denied_answers_as_in_envoy() -> Result<()> {
         );
         Ok(())
     })
+}
+
+#[test]
+fn what_is_denied_is_counted_and_said_once() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let module = folder.path().join("wants-more.wasm");
+    fs::write(&module, wat::parse_str(GUEST)?)?;
+    let upstream = Upstream::start()?;
+    let allowed = [
+        "proxy_on_request_headers",
+        "proxy_send_local_response",
+        "random_get",
+    ];
+    let denied = [
+        "proxy_get_current_time_nanoseconds",
+        "proxy_get_log_level",
+        "proxy_get_header_map_size",
+        "clock_time_get",
+    ];
+    for isolation in ["shared", "plugin", "request"] {
+        let address = free_address()?;
+        let served = Served::start(&json!({
+            "workers": 1,
+            "listeners": [{"name": "plain", "address": address.to_string()}],
+            "clusters": [{"name": "upstream", "endpoints": [upstream.address().to_string()]}],
+            "filters": [{
+                "name": "wants-more", "module": module, "isolation": isolation, "allow": {"capabilities": allowed},
+            }],
+            "routes": [{"name": "all", "cluster": "upstream"}],
+        }))?;
+        for _ in 0..3 {
+            let answer = Route::plain(address).send(&Request::get("/"))?;
+            ensure!(answer.text() == "KKKAA", "{isolation}: {answer:?}");
+        }
+        let counted = served.metric(&["portcullis_plugin_denials_total", "kind=\"capability\""])?;
+        ensure!(counted == 12.0, "{isolation}: {counted}");
+        let log = served.process.log();
+        for name in denied {
+            let warning = format!("capability {name} is denied: no allow-list has it");
+            let times = log.matches(&warning).count();
+            ensure!(times == 1, "{isolation}: {times} times {warning}\n{log}");
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use crate::reloaded::{BOUND, Counted, EDITION, Reloaded, edition_of, set_edition};
 use crate::served::Served;
 
+/// The header of the second plugin.
+const SINGLE: &str = "x-its-own";
+
 /// What clients saw of one connection after another, or of one that stays open.
 fn hammer(address: SocketAddr, how: How, stop: &AtomicBool) -> Result<u64> {
     let route = Route::plain(address);
@@ -24,6 +27,11 @@ fn hammer(address: SocketAddr, how: How, stop: &AtomicBool) -> Result<u64> {
     let mut see = |answer: &Answer| -> Result<()> {
         sent += 1;
         let edition = edition_of(answer).with_context(|| format!("request {sent}, {how:?}"))?;
+        let single = answer.header(SINGLE);
+        ensure!(
+            single == Some(edition.to_string()),
+            "one exchange in two editions: {edition} and {single:?}"
+        );
         // One worker serves a connection, and it never goes back.
         if how != How::NewConnections {
             ensure!(edition >= last, "edition {edition} after {last}");
@@ -67,6 +75,8 @@ fn hammer_http2(address: SocketAddr, stop: &AtomicBool) -> Result<u64> {
             let answer = sender.send_request(request).await.context("HTTP/2")?;
             ensure!(answer.status() == 200, "{answer:?}");
             let edition = answer.headers().get("x-edition").context("no edition")?;
+            let single = answer.headers().get(SINGLE);
+            ensure!(single == Some(edition), "{edition:?} and {single:?}");
             let edition: u64 = edition.to_str()?.parse()?;
             ensure!(edition >= last, "edition {edition} after {last}");
             last = edition;
@@ -86,6 +96,12 @@ fn a_thousand_reloads_lose_no_request() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let module = folder.path().join("edition.wasm");
     fs::write(&module, wat::parse_str(EDITION)?)?;
+    // The same with a VM for each request, which tells its edition in another header.
+    let single = folder.path().join("single.wasm");
+    fs::write(
+        &single,
+        wat::parse_str(EDITION.replace("x-edition", SINGLE))?,
+    )?;
     let upstream = Counted::start()?;
     let address = free_address()?;
     let policy = |edition: u64| {
@@ -95,7 +111,8 @@ fn a_thousand_reloads_lose_no_request() -> Result<()> {
             "clusters": [{"name": "upstream", "endpoints": [upstream.address()]}],
             "filters": [
                 {"name": "edition", "module": module, "configuration": {"edition": edition}},
-                {"name": "security-headers", "module": "builtin:security-headers", "configuration": {"profile": "api"}},
+                {"name": "single", "module": single, "isolation": "request", "configuration": {"edition": edition}},
+                {"name": "security-headers", "module": "builtin:security-headers", "isolation": "shared", "configuration": {"profile": "api"}},
             ],
             "routes": [{"name": "all", "cluster": "upstream"}],
         })
@@ -167,9 +184,22 @@ fn a_thousand_reloads_lose_no_request() -> Result<()> {
         "{} KiB more after {RELOADS} reloads",
         grown >> 10
     );
-    // One VM a worker and plugin, and no more.
-    let memory = served.metric(&["portcullis_plugin_memory_bytes{plugin=\"edition\""])?;
-    ensure!(memory == f64::from(2 * 2 * 65_536), "{memory} bytes");
+    // On each of two workers one VM a plugin and its spare, or the root VM alone; and no more.
+    for (plugin, vms) in [("edition", 2), ("single", 1)] {
+        let label = format!("{{plugin=\"{plugin}\"");
+        until(BOUND, plugin, || {
+            let memory = served.metric(&["portcullis_plugin_memory_bytes", &label])?;
+            let stand = served.metric(&["portcullis_plugin_vms", &label])?;
+            Ok(memory == f64::from(2 * vms * 2 * 65_536) && stand == f64::from(2 * vms))
+        })?;
+    }
+    // The one that stays gets its snapshots in the end, whatever was begun for those before.
+    until(BOUND, "snapshots", || {
+        ensure!(edition_of(&Route::plain(address).send(&Request::get("/"))?)? == RELOADS + 1);
+        Ok(served.metric(&["portcullis_plugin_snapshots_total"])? >= 2.0)
+    })?;
+    ensure!(served.metric(&["portcullis_plugin_snapshot_failures_total"])? == 0.0);
+    ensure!(served.metric(&["portcullis_plugin_refused_total"])? == 0.0);
     Ok(())
 }
 
@@ -319,14 +349,14 @@ fn requests_in_flight_end_under_the_policy_they_began_with() -> Result<()> {
             proxy.upstream.wait()?;
             proxy.reload(|policy| set_edition(policy, edition + 1))?;
             ensure!(edition_of(&proxy.ask("/")?)? == edition + 1);
-            let metrics = proxy.admin("/metrics")?.text();
-            ensure!(
-                metrics
+            // Each worker switches at its next turn.
+            until(BOUND, "an earlier policy to be counted", || {
+                let metrics = proxy.admin("/metrics")?.text();
+                let mut earlier = metrics
                     .lines()
-                    .any(|line| line.starts_with("portcullis_earlier_policies{")
-                        && line.ends_with(" 1.0")),
-                "{metrics}"
-            );
+                    .filter(|line| line.starts_with("portcullis_earlier_policies{"));
+                Ok(earlier.any(|line| line.ends_with(" 1.0")))
+            })?;
             proxy.upstream.let_go.send(())?;
             let answer = asked
                 .join()

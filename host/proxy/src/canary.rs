@@ -239,7 +239,7 @@ pub(crate) fn instantiate(module: Arc<Module>, name: &str) -> Result<(), String>
         }
         Err(error) => match error.failure {
             StartFailure::ConfigurationRefused | StartFailure::VmStartRefused => Ok(()),
-            StartFailure::Instantiate(_) | StartFailure::Trap { .. } => Err(error.to_string()),
+            _ => Err(error.to_string()),
         },
     }
 }

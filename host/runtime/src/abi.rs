@@ -5,6 +5,7 @@
 
 /// The ABI version a module was built for, from its marker export `proxy_abi_version_X_Y_Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum AbiVersion {
     /// 0.1.0: Rust SDK 0.1, old TinyGo.
     V0_1_0,
@@ -18,7 +19,7 @@ pub enum AbiVersion {
 
 impl AbiVersion {
     /// Every version this host speaks, with its marker export.
-    pub const MARKERS: [(&'static str, Self); 4] = [
+    pub(crate) const MARKERS: &'static [(&'static str, Self)] = &[
         ("proxy_abi_version_0_1_0", Self::V0_1_0),
         ("proxy_abi_version_0_2_0", Self::V0_2_0),
         ("proxy_abi_version_0_2_1", Self::V0_2_1),
@@ -38,6 +39,7 @@ impl AbiVersion {
 
 /// What a hostcall answers. Numbers 5, 9 and 11 stand only in the C++ SDK's `proxy_wasm_common.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[repr(u32)]
 pub enum Status {
     /// Done.
@@ -66,6 +68,7 @@ pub enum Status {
 
 /// Why a guest is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum TrapKind {
     /// `unreachable`: a panic or abort in the guest, an allocation that failed included.
     Unreachable,
@@ -85,7 +88,7 @@ pub enum TrapKind {
 
 impl TrapKind {
     /// All kinds, in the order of their index.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &'static [Self] = &[
         Self::Unreachable,
         Self::OutOfBounds,
         Self::StackOverflow,
@@ -252,6 +255,7 @@ macro_rules! callbacks {
     ($($(#[$doc:meta])* $variant:ident = $bit:literal $name:literal,)+) => {
         /// A callback this host calls.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         #[repr(u8)]
         pub enum Callback { $($(#[$doc])* $variant = $bit,)+ }
 

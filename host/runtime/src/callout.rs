@@ -90,6 +90,7 @@ impl Drop for Place {
 
 /// A request to a cluster.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct HttpCall {
     /// One of [`PluginSpec::clusters`](crate::PluginSpec::clusters).
     pub cluster: String,
@@ -105,6 +106,7 @@ pub struct HttpCall {
 
 /// Why a callout was not begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalloutError {
     /// There is no such cluster.
     #[error("unknown cluster")]
@@ -125,6 +127,7 @@ impl From<CalloutError> for Status {
 
 /// What became of a callout.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum HttpCallResponse {
     /// The cluster answered.
     Answer {

@@ -14,6 +14,7 @@ mod tcp;
 
 use std::{
     cell::{Ref, RefMut},
+    fmt,
     rc::Rc,
 };
 
@@ -64,6 +65,12 @@ impl Filter {
             self.plugin.stats_ref().count_cpu_denial();
         }
         is_overspent
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.plugins()).finish()
     }
 }
 
@@ -182,6 +189,16 @@ struct Flow {
 enum Part {
     Headers,
     Trailers,
+}
+
+impl fmt::Debug for HttpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpStream")
+            .field("token", &self.cell.token)
+            .field("end", &self.end)
+            .field("is_finished", &self.is_finished)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpStream {

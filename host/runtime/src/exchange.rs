@@ -1,6 +1,6 @@
 //! What one HTTP exchange lends to its filters: maps, and facts about the connection, the route and the message.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{fmt, net::SocketAddr, rc::Rc};
 
 use crate::{
     fields::{FieldList, Fields},
@@ -9,6 +9,7 @@ use crate::{
 use bytes::Bytes;
 
 /// One HTTP exchange, as its filters see it.
+#[non_exhaustive]
 pub struct Exchange {
     /// The request's headers, pseudo-headers first.
     pub request_headers: Box<dyn Fields>,
@@ -22,6 +23,20 @@ pub struct Exchange {
     pub info: StreamInfo,
     /// Why a response was made here, for property `response.code_details`.
     pub(crate) local_details: Option<Bytes>,
+}
+
+/// Header values are secrets often enough: only their number is told.
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |map: &Option<Box<dyn Fields>>| map.as_ref().map(|map| map.len());
+        f.debug_struct("Exchange")
+            .field("request_headers", &self.request_headers.len())
+            .field("request_trailers", &count(&self.request_trailers))
+            .field("response_headers", &count(&self.response_headers))
+            .field("response_trailers", &count(&self.response_trailers))
+            .field("info", &self.info)
+            .finish()
+    }
 }
 
 impl Exchange {
@@ -69,6 +84,29 @@ pub struct StreamInfo {
     pub upstream_address: Option<SocketAddr>,
 }
 
+impl StreamInfo {
+    /// An exchange of which only its beginning is known.
+    pub fn new(
+        connection: Rc<ConnectionInfo>,
+        route: Rc<RouteInfo>,
+        protocol: Protocol,
+        start_unix_ns: u64,
+    ) -> Self {
+        Self {
+            connection,
+            route,
+            protocol,
+            start_unix_ns,
+            request_size: 0,
+            response_size: 0,
+            duration_ns: None,
+            response_code: None,
+            response_flags: 0,
+            upstream_address: None,
+        }
+    }
+}
+
 /// One downstream connection.
 #[derive(Debug)]
 pub struct ConnectionInfo {
@@ -82,6 +120,19 @@ pub struct ConnectionInfo {
     pub tls: Option<TlsInfo>,
     /// What filters left on it; empty at first.
     pub state: ConnectionState,
+}
+
+impl ConnectionInfo {
+    /// A plaintext connection; set [`ConnectionInfo::tls`] where a handshake was done.
+    pub fn new(id: u64, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            id,
+            source,
+            destination,
+            tls: None,
+            state: ConnectionState::default(),
+        }
+    }
 }
 
 /// What a TLS handshake verified.
@@ -107,8 +158,26 @@ pub struct TlsInfo {
     pub peer_certificate_pem: Option<String>,
 }
 
+impl TlsInfo {
+    /// A handshake that agreed on this version, and that showed no name and no certificate.
+    pub fn new(version: TlsVersion) -> Self {
+        Self {
+            version,
+            requested_server_name: None,
+            mtls: false,
+            subject_local_certificate: None,
+            subject_peer_certificate: None,
+            dns_san_peer_certificate: None,
+            uri_san_peer_certificate: None,
+            sha256_peer_certificate_digest: None,
+            peer_certificate_pem: None,
+        }
+    }
+}
+
 /// TLS versions under Envoy's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum TlsVersion {
     /// 1.0
     V1_0,
@@ -145,6 +214,7 @@ pub struct RouteInfo {
 
 /// HTTP versions under Envoy's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Protocol {
     /// HTTP/1.0
     Http10,

@@ -16,6 +16,7 @@ use crate::{
 
 /// A call or a stream to start.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GrpcCall {
     /// One of [`PluginSpec::clusters`](crate::PluginSpec::clusters).
     pub cluster: String,
@@ -35,6 +36,7 @@ pub struct GrpcCall {
 /// What happens to a call or a stream, in this order: at most one `InitialMetadata`, messages, at most one `TrailingMetadata`, and one
 /// `Close`, which is the last. Report all of them for both; the runtime knows which a plugin is told.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum GrpcEvent {
     /// The head of the answer, `:status` first.
     InitialMetadata(FieldList),

@@ -10,6 +10,7 @@ use crate::{
 
 /// What becomes of a module that imports functions which this host does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum UnknownImports {
     /// It is not loaded: what it needs is missing, and better now than under a request.
     #[default]

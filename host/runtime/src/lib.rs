@@ -10,6 +10,22 @@
 //! [`TcpStream`] takes a connection through it byte by byte. [`Plugin::tend`], called every second or so, keeps a spare VM, or the snapshot
 //! that VMs of single exchanges begin from ([`Isolation`]).
 //!
+//! `examples/tower` in this crate's folder is a program that does all of it: a chain as a `tower` layer in front of any `http` service, with
+//! bodies, trailers, timers and answers of filters, on tokio and hyper. Take its folder `filter` as it is, or to see what an embedder owes.
+//!
+//! # What the embedder owes
+//!
+//! | what | when |
+//! |---|---|
+//! | [`Runtime::tick`] or [`Runtime::ticker`] | every 5 ms, from a thread that is never held up |
+//! | paths and forwarding headers made canonical | before [`HttpStream::new`]: filters judge what they are shown |
+//! | [`HttpStream::resume`], both directions | after [`Embedder::wake`], once the runtime has returned |
+//! | [`Plugin::on_tick`], [`Plugin::on_queue_ready`], [`Plugin::on_http_call_response`] | as [`Embedder`] says |
+//! | a bound on how long an exchange may be held | always: a filter may pause for ever |
+//! | [`HttpStream::finish`], or its drop | at the end of each exchange, also of those that broke off |
+//! | [`Plugin::retire`] at once, [`Plugin::shut_down`] after its last exchange | where another plugin takes a plugin's place |
+//! | [`Plugin::owned_request_headers`] removed from requests | on routes where that plugin does not run |
+//!
 //! # What holds always
 //!
 //! 1. Nothing that a guest does can panic, hang or exhaust the host: every bound stands in [`limits`] with its reason. A thread must
@@ -21,6 +37,13 @@
 //! 4. A local response is final.
 //! 5. Where the ABI text and Envoy differ, Envoy counts; where Envoy is unsafe, we are not: header names and values that could split a
 //!    message are refused, as are status codes that are none; a reply from `proxy_on_log` does nothing.
+//!
+//! # What may change
+//!
+//! Types marked `#[non_exhaustive]` grow in minor versions: make them through `new` or `Default` and set fields. [`Embedder`] and [`Fields`] grow only
+//! by methods with a body. No type of wasmtime is part of the interface, so its versions may change in minor versions, too; the compiled code
+//! in a [`ModuleCache`] is then made anew. Numbers in [`limits`] are behaviour, not interface. [`Progress`] and [`Direction`] are complete: a
+//! further way for an exchange to go on would be a major version.
 //!
 //! # Example
 //!
@@ -61,19 +84,10 @@
 //!         (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
 //!             (i32.const 0) (i32.const 0) (i32.const -1))))"#)?;
 //!
-//! let runtime = Runtime::new(RuntimeOptions { vms_max: 8, on_demand: false })?;
+//! let runtime = Runtime::new(RuntimeOptions::default())?;
 //! let module = runtime.load(&wasm, &NoCache)?;
-//! let spec = PluginSpec {
-//!     name: "refuse".into(),
-//!     root_id: String::new(),
-//!     vm_id: String::new(),
-//!     vm_configuration: Default::default(),
-//!     configuration: Default::default(),
-//!     failure_policy: FailurePolicy::Closed,
-//!     isolation: Isolation::Plugin,
-//!     limits: Limits::default(),
-//!     clusters: vec![],
-//! };
+//! let mut spec = PluginSpec::new("refuse");
+//! spec.limits.memory_bytes = 1 << 20;
 //! let plugin = Plugin::start(PluginId(1), module, Arc::new(spec), Arc::new(Shared::default()), Rc::new(World))?;
 //! let chain = Chain::new(vec![plugin]);
 //!
@@ -81,27 +95,21 @@
 //! for (name, value) in [(":method", "GET"), (":path", "/"), (":authority", "example.com")] {
 //!     headers.push(name, value);
 //! }
-//! let connection = ConnectionInfo { id: 1, source: "192.0.2.1:4711".parse()?, destination: "192.0.2.2:80".parse()?, tls: None, state: Default::default() };
-//! let info = StreamInfo {
-//!     connection: Rc::new(connection),
-//!     route: Rc::new(RouteInfo::default()),
-//!     protocol: Protocol::Http11,
-//!     start_unix_ns: World.unix_time_ns(),
-//!     request_size: 0,
-//!     response_size: 0,
-//!     duration_ns: None,
-//!     response_code: None,
-//!     response_flags: 0,
-//!     upstream_address: None,
-//! };
+//! let connection = ConnectionInfo::new(1, "192.0.2.1:4711".parse()?, "192.0.2.2:80".parse()?);
+//! let route = RouteInfo::default();
+//! let info = StreamInfo::new(Rc::new(connection), Rc::new(route), Protocol::Http11, World.unix_time_ns());
 //! let mut stream = HttpStream::new(&chain, Exchange::new(Box::new(headers), info), StreamToken(1));
 //! assert_eq!(stream.request_headers(true), Progress::Respond);
 //! assert_eq!(stream.response_headers(true), Progress::Continue);
 //! let status = stream.exchange().response_headers.as_ref().and_then(|headers| headers.get(b":status").map(<[u8]>::to_vec));
 //! assert_eq!(status.as_deref(), Some(&b"403"[..]));
-//! stream.finish();
+//! let body = stream.take_local_body(); // sent after these headers; empty here
+//! stream.finish(); // `proxy_on_log`, `proxy_on_done`, `proxy_on_delete`
+//! # assert!(body.is_empty());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+
+#![warn(missing_debug_implementations)]
 
 mod abi;
 mod allow;

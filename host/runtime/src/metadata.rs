@@ -2,6 +2,7 @@
 
 /// What a control says of itself in the custom section `portcullis`: lines `key=value`, UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Metadata {
     /// The control's name.
     pub name: String,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Upper bounds of a histogram's buckets; the last one is open. Plugins record milli- or microseconds and bytes: powers of four.
-pub const HISTOGRAM_BOUNDS: [u64; 12] = [
+pub const HISTOGRAM_BOUNDS: &[u64] = &[
     1,
     4,
     16,
@@ -49,6 +49,7 @@ pub(crate) struct Metric {
 
 /// A metric's value at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MetricSnapshot {
     /// As the plugin defined it, without Envoy's prefix `wasmcustom.`. Bytes that are not UTF-8 were refused.
     pub name: String,
@@ -66,7 +67,7 @@ pub enum MetricValue {
     /// Counts by bucket, each for itself (not cumulative): as many as [`HISTOGRAM_BOUNDS`], and one above the last.
     Histogram {
         /// Counts.
-        buckets: [u64; HISTOGRAM_BOUNDS.len() + 1],
+        buckets: Vec<u64>,
         /// Sum of all values.
         sum: u64,
     },
@@ -154,8 +155,9 @@ impl Metric {
             MetricKind::Histogram => MetricValue::Histogram {
                 buckets: self
                     .buckets
-                    .each_ref()
-                    .map(|bucket| bucket.load(Ordering::Relaxed)),
+                    .iter()
+                    .map(|bucket| bucket.load(Ordering::Relaxed))
+                    .collect(),
                 sum: value,
             },
         }
@@ -188,7 +190,7 @@ mod tests {
         for value in [0, 1, 2, 1 << 40] {
             histogram.record(value);
         }
-        let mut buckets = [0; HISTOGRAM_BOUNDS.len() + 1];
+        let mut buckets = vec![0; HISTOGRAM_BOUNDS.len() + 1];
         (buckets[0], buckets[1], buckets[12]) = (2, 1, 1);
         let names: Vec<_> = metrics.snapshot().into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["c", "g", "h"]);

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     num::NonZeroUsize,
     sync::Arc,
@@ -53,6 +53,7 @@ impl ModuleCache for NoCache {
 
 /// How to set up the engine.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RuntimeOptions {
     /// Most VMs at once, in all workers. Costs address space (4 GiB each), not memory.
     pub vms_max: u32,
@@ -76,6 +77,7 @@ pub struct RuntimeError(String);
 
 /// A module that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoadError {
     /// Larger than any module should be.
     #[error("module has {0} bytes, more than {MODULE_BYTES_MAX}")]
@@ -133,6 +135,14 @@ pub struct Runtime {
     is_pooling: bool,
 }
 
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("is_pooling", &self.is_pooling)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Runtime {
     /// Sets up the engine, with pools where they can be had.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
@@ -181,6 +191,7 @@ impl Runtime {
     }
 
     /// What ticks, without the runtime: for a thread that must not keep it alive.
+    #[must_use = "nothing ticks until it is called, again and again"]
     pub fn ticker(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let engine = self.engine.weak();
         move || {
@@ -453,6 +464,17 @@ pub struct Module {
     unknown_imports: Vec<String>,
     exports: Vec<String>,
     size: usize,
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module")
+            .field("abi", &self.abi)
+            .field("digest", &self.digest)
+            .field("metadata", &self.metadata)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Module {

@@ -7,6 +7,7 @@ mod recovery;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    fmt,
     rc::{Rc, Weak},
     sync::Arc,
 };
@@ -34,6 +35,7 @@ use crate::{
 /// A plugin that does not start.
 #[derive(Debug, thiserror::Error)]
 #[error("plugin {plugin}: {failure}{}", lines(.log))]
+#[non_exhaustive]
 pub struct StartError {
     /// Its name.
     pub plugin: String,
@@ -71,6 +73,16 @@ enum Slot {
     /// Asked to end, but it said *not yet*.
     Ending(Rc<Vm>),
     Ended,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("id", &self.owner.id)
+            .field("name", &self.owner.spec.name)
+            .field("module", &self.module)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Plugin {

@@ -12,6 +12,7 @@ use crate::{abi::Status, limits::REDIS_TIMEOUT_MS};
 
 /// How calls of one plugin to one cluster are made.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RedisOptions {
     /// Sent with the password; empty for the default user.
     pub user: Bytes,
@@ -45,6 +46,7 @@ impl fmt::Debug for RedisOptions {
 
 /// A command for a cluster.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RedisCall {
     /// One of [`PluginSpec::clusters`](crate::PluginSpec::clusters).
     pub cluster: String,
@@ -54,6 +56,7 @@ pub struct RedisCall {
 
 /// What became of a callout.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RedisReply {
     /// One reply as it came over the wire; an error that Redis tells is one, too.
     Reply(Bytes),

@@ -17,6 +17,7 @@ use crate::{
 
 /// Who is told that a queue has an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueTarget {
     /// [`Embedder::worker`](crate::Embedder::worker) of the registrant.
     pub worker: u32,

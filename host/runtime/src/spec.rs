@@ -31,6 +31,24 @@ pub struct PluginSpec {
     pub clusters: Vec<String>,
 }
 
+impl PluginSpec {
+    /// A plugin of this name with an empty configuration, refused when it has no VM, within the default bounds, and without clusters. Its
+    /// `root_id` and `vm_id` are empty.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            root_id: String::new(),
+            vm_id: String::new(),
+            vm_configuration: Bytes::new(),
+            configuration: Bytes::new(),
+            failure_policy: FailurePolicy::Closed,
+            isolation: Isolation::default(),
+            limits: Limits::default(),
+            clusters: Vec::new(),
+        }
+    }
+}
+
 /// What happens to requests while no VM of a plugin stands, because it does not start. The request that breaks a VM is refused in
 /// either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

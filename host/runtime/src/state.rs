@@ -34,6 +34,7 @@ use crate::{
 
 /// What all plugins of the process share.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Shared {
     /// Keys and values, by `vm_id`.
     pub data: SharedData,

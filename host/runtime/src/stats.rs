@@ -15,13 +15,14 @@ use crate::abi::{Callback, TrapKind};
 const CALLBACKS: usize = Callback::ALL.len();
 
 /// Upper bounds of the latency buckets, ns: doubling from 250 ns to 16 ms; the last bucket is open.
-pub const LATENCY_BOUNDS_NS: [u64; 17] = [
+pub const LATENCY_BOUNDS_NS: &[u64] = &[
     250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000,
     1_024_000, 2_048_000, 4_096_000, 8_192_000, 16_384_000,
 ];
 
 /// What a plugin asked for that its allow-lists do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DenialKind {
     /// A hostcall or a WASI function.
     Capability,
@@ -35,7 +36,7 @@ pub enum DenialKind {
 
 impl DenialKind {
     /// All kinds, in the order of their index.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: &'static [Self] = &[
         Self::Capability,
         Self::Property,
         Self::ForeignFunction,
@@ -114,13 +115,14 @@ struct CallbackLatency {
 
 /// A histogram of one callback at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LatencySnapshot {
     /// Which callback.
     pub callback: Callback,
     /// All calls, timed or not.
     pub calls: u64,
     /// Timed calls by bucket, each for itself: as many as [`LATENCY_BOUNDS_NS`], and one above the last.
-    pub buckets: [u64; LATENCY_BOUNDS_NS.len() + 1],
+    pub buckets: Vec<u64>,
     /// Sum of the timed calls, ns.
     pub sum_ns: u64,
 }
@@ -175,9 +177,9 @@ impl PluginStats {
     /// VMs that broke, by why. [`TrapKind::OutOfTime`] are the time-outs.
     pub fn traps(&self) -> impl Iterator<Item = (TrapKind, u64)> + '_ {
         TrapKind::ALL
-            .into_iter()
+            .iter()
             .zip(&self.traps)
-            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+            .map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
     }
 
     /// Requests answered 503 or reset for want of a VM, or because they broke it.
@@ -208,9 +210,9 @@ impl PluginStats {
     /// Uses of what no allow-list has, by kind.
     pub fn denials(&self) -> impl Iterator<Item = (DenialKind, u64)> + '_ {
         DenialKind::ALL
-            .into_iter()
+            .iter()
             .zip(&self.denials)
-            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+            .map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
     }
 
     /// Log lines dropped because there were too many, in one callback or in one second.
@@ -227,8 +229,9 @@ impl PluginStats {
                 calls: latency.calls.load(Ordering::Relaxed),
                 buckets: latency
                     .buckets
-                    .each_ref()
-                    .map(|bucket| bucket.load(Ordering::Relaxed)),
+                    .iter()
+                    .map(|bucket| bucket.load(Ordering::Relaxed))
+                    .collect(),
                 sum_ns: latency.sum_ns.load(Ordering::Relaxed),
             })
             .collect()

@@ -11,6 +11,7 @@
 
 use std::{
     cell::{Ref, RefMut},
+    fmt,
     rc::Rc,
 };
 
@@ -67,6 +68,16 @@ pub struct TcpStream {
     /// Filters that were told that the upstream is closed.
     is_upstream_closed: Vec<bool>,
     is_over: bool,
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpStream")
+            .field("token", &self.cell.token)
+            .field("is_open", &self.is_open)
+            .field("is_over", &self.is_over)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One direction.

@@ -15,6 +15,7 @@ use crate::{
 
 /// Why a VM did not come to stand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartFailure {
     /// No memory, or no place in the pools.
     #[error("cannot instantiate: {0}")]

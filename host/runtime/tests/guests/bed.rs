@@ -149,11 +149,9 @@ impl Embedder for Memory {
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
-        Runtime::new(RuntimeOptions {
-            vms_max: 64,
-            on_demand: false,
-        })
-        .unwrap()
+        let mut options = RuntimeOptions::default();
+        options.vms_max = 64;
+        Runtime::new(options).unwrap()
     })
 }
 

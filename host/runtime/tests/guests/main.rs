@@ -4,6 +4,7 @@
     reason = "fixtures outside of test functions, which may panic as those do"
 )]
 
+mod across_vms;
 mod bed;
 mod bounds;
 mod failure;

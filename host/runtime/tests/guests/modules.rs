@@ -347,22 +347,18 @@ fn a_damaged_cache_entry_is_compiled_again() {
 
 #[test]
 fn without_pools_vms_are_made_on_demand() {
+    let options = |vms_max, on_demand| {
+        let mut options = RuntimeOptions::default();
+        (options.vms_max, options.on_demand) = (vms_max, on_demand);
+        options
+    };
     for (what, options) in [
         (
             // More address space than there is.
             "pools that cannot be had",
-            RuntimeOptions {
-                vms_max: 1 << 20,
-                on_demand: false,
-            },
+            options(1 << 20, false),
         ),
-        (
-            "no pools asked for",
-            RuntimeOptions {
-                vms_max: 1,
-                on_demand: true,
-            },
-        ),
+        ("no pools asked for", options(1, true)),
     ] {
         let runtime = Runtime::new(options).unwrap();
         assert!(!runtime.is_pooling(), "{what}");

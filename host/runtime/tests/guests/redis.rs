@@ -123,12 +123,12 @@ fn reply(text: &'static str) -> RedisReply {
 }
 
 fn options(database: Option<u32>, timeout_ms: u64) -> RedisOptions {
-    RedisOptions {
-        user: Bytes::from_static(b"alice"),
-        password: Bytes::from_static(b"secret"),
-        database,
-        timeout: Duration::from_millis(timeout_ms),
-    }
+    let mut options = RedisOptions::default();
+    options.user = Bytes::from_static(b"alice");
+    options.password = Bytes::from_static(b"secret");
+    options.database = database;
+    options.timeout = Duration::from_millis(timeout_ms);
+    options
 }
 
 fn calls(embedder: &Memory) -> Vec<u32> {
