@@ -15,6 +15,7 @@ pub mod golang;
 pub mod grpc_upstream;
 pub mod http1;
 pub mod raw_upstream;
+pub mod redis_server;
 pub mod report;
 pub mod upstream;
 pub mod zig;

@@ -22,6 +22,7 @@ mod languages;
 mod mtls;
 mod places;
 mod probe;
+mod redis;
 mod reload;
 mod reload_isolation;
 mod reload_keeps;

@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "callout",
         "grpc",
         "grpc_service",
+        "redis",
         "metrics",
         "property",
         "filter_state",

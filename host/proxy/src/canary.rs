@@ -12,8 +12,9 @@ use bytes::Bytes;
 use portcullis_runtime::{
     Callback, CalloutError, CalloutId, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy,
     FieldList, Fields, GrpcCall, HttpCall, HttpStream, Isolation, Limits, LogLevel, Module,
-    ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget, RouteInfo, Runtime,
-    Shared, StartError, StartFailure, Status, StreamInfo, StreamToken, TlsInfo, TlsVersion,
+    ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, QueueTarget, RedisCall,
+    RedisOptions, RouteInfo, Runtime, Shared, StartError, StartFailure, Status, StreamInfo,
+    StreamToken, TlsInfo, TlsVersion,
 };
 
 use crate::export::Findings;
@@ -310,6 +311,14 @@ impl Embedder for Offline {
         _: Option<Bytes>,
         _: bool,
     ) -> Result<(), CalloutError> {
+        Ok(())
+    }
+
+    fn set_redis(&self, _: PluginId, _: String, _: RedisOptions) -> Result<(), CalloutError> {
+        Ok(())
+    }
+
+    fn start_redis(&self, _: PluginId, _: CalloutId, _: RedisCall) -> Result<(), CalloutError> {
         Ok(())
     }
 

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bytes::Bytes;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Embedder, GrpcCall, GrpcEvent, HttpCall, LogLevel, Plugin, PluginId,
-    PluginSpec, QueueTarget, SnapshotWork, Status, StreamToken,
+    CalloutError, CalloutId, CalloutKind, Embedder, GrpcCall, GrpcEvent, HttpCall, LogLevel,
+    Plugin, PluginId, PluginSpec, QueueTarget, RedisCall, RedisOptions, SnapshotWork, Status,
+    StreamToken,
 };
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,6 +23,7 @@ use crate::foreign::ForeignFunctions;
 use crate::grpc::{self, Outgoing};
 use crate::lent_thread;
 use crate::limits::CALLOUTS_MAX;
+use crate::redis::{RedisConnections, Tell};
 use crate::stream::Stream;
 use crate::upstream::Upstream;
 use crate::worker::Command;
@@ -39,6 +41,8 @@ pub(crate) struct WorkerEmbedder {
     calls: RefCell<HashMap<(PluginId, CalloutId), AbortHandle>>,
     /// The sending sides of gRPC callouts, which are among the calls.
     outgoing: RefCell<HashMap<(PluginId, CalloutId), Outgoing>>,
+    redis: RedisConnections,
+    tell_redis: Tell,
     streams: RefCell<Streams>,
     /// The task that is this worker's own, to find itself by when it starts others.
     itself: Weak<Self>,
@@ -77,6 +81,8 @@ impl WorkerEmbedder {
             ticks: RefCell::default(),
             calls: RefCell::default(),
             outgoing: RefCell::default(),
+            redis: RedisConnections::default(),
+            tell_redis: tell_redis(itself),
             streams: RefCell::default(),
             itself: Weak::clone(itself),
             log_level: Cell::new(log_level()),
@@ -178,7 +184,18 @@ impl WorkerEmbedder {
             .borrow_mut()
             .drain()
             .for_each(|(_, task)| task.abort());
+        self.redis.stop();
     }
+}
+
+fn tell_redis(worker: &Weak<WorkerEmbedder>) -> Tell {
+    let worker = Weak::clone(worker);
+    Rc::new(move |plugin, id, reply| {
+        let plugin = worker.upgrade().and_then(|worker| worker.plugin(plugin));
+        if let Some(plugin) = plugin {
+            plugin.on_redis_reply(id, reply);
+        }
+    })
 }
 
 fn token(index: u32, times: u32) -> StreamToken {
@@ -334,7 +351,37 @@ impl Embedder for WorkerEmbedder {
         outgoing.send(message, is_last)
     }
 
+    fn set_redis(
+        &self,
+        plugin: PluginId,
+        cluster: String,
+        options: RedisOptions,
+    ) -> Result<(), CalloutError> {
+        let upstream = self
+            .upstream(&cluster)
+            .ok_or(CalloutError::UnknownCluster)?;
+        self.redis.set(plugin, cluster, upstream, options);
+        Ok(())
+    }
+
+    fn start_redis(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: RedisCall,
+    ) -> Result<(), CalloutError> {
+        let upstream = self
+            .upstream(&call.cluster)
+            .ok_or(CalloutError::UnknownCluster)?;
+        self.redis
+            .start(plugin, id, call, upstream, &self.tell_redis)
+    }
+
     fn cancel_call(&self, plugin: PluginId, id: CalloutId) {
+        if id.kind() == CalloutKind::Redis {
+            self.redis.cancel(plugin, id);
+            return;
+        }
         if let Some(task) = self.calls.borrow_mut().remove(&(plugin, id)) {
             task.abort();
         }
@@ -342,6 +389,7 @@ impl Embedder for WorkerEmbedder {
     }
 
     fn cancel_calls(&self, plugin: PluginId) {
+        self.redis.cancel_all(plugin);
         self.outgoing
             .borrow_mut()
             .retain(|(owner, _), _| *owner != plugin);

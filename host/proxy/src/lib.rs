@@ -35,6 +35,7 @@ mod modules;
 mod path;
 mod phase;
 mod plan;
+mod redis;
 mod reload;
 mod request;
 mod reroute;

@@ -70,6 +70,12 @@ pub(crate) const CALLOUTS_MAX: usize = 1024;
 /// Bytes a plugin may have queued on one gRPC stream that its upstream does not take. One message of the largest size fits.
 pub(crate) const GRPC_QUEUED_BYTES_MAX: usize =
     portcullis_runtime::limits::GRPC_MESSAGE_BYTES_MAX + 64 * 1024;
+/// Redis calls that wait on one connection, those included that nobody waits for any more: a plugin's VMs may die faster than Redis answers.
+pub(crate) const REDIS_CALLS_MAX: usize = CALLOUTS_MAX;
+/// Bytes of Redis commands that are gathered for one write: later ones can still be forgotten.
+pub(crate) const REDIS_WRITE_BYTES: usize = 64 * 1024;
+/// Bytes read from Redis at once: a TLS record.
+pub(crate) const REDIS_READ_BYTES: usize = 16 * 1024;
 /// The longest a plugin may ask a callout to take.
 pub(crate) const CALLOUT_TIMEOUT_MAX: Duration = Duration::from_secs(300);
 

@@ -181,6 +181,8 @@ guest_enum! {
         VmConfiguration = 6,
         PluginConfiguration = 7,
         CallData = 8,
+        /// Higress' own.
+        RedisReply = 9,
     }
 }
 
@@ -318,6 +320,8 @@ callbacks! {
     DownstreamConnectionClose = 22 "proxy_on_downstream_connection_close",
     /// The connection to the upstream is closed.
     UpstreamConnectionClose = 23 "proxy_on_upstream_connection_close",
+    /// A Redis callout was answered, or failed.
+    RedisCallResponse = 24 "proxy_on_redis_call_response",
 }
 
 /// A set of callbacks.

@@ -15,18 +15,18 @@ use crate::{
 pub struct CalloutId(pub u32);
 
 impl CalloutId {
-    /// What it is the id of; `None` for a number that no callout has.
-    pub fn kind(self) -> Option<CalloutKind> {
+    /// What it is the id of.
+    pub fn kind(self) -> CalloutKind {
         match self.0 & 3 {
-            0 => Some(CalloutKind::Http),
-            1 => Some(CalloutKind::GrpcCall),
-            2 => Some(CalloutKind::GrpcStream),
-            _ => None,
+            0 => CalloutKind::Http,
+            1 => CalloutKind::GrpcCall,
+            2 => CalloutKind::GrpcStream,
+            _ => CalloutKind::Redis,
         }
     }
 }
 
-/// The three kinds of callout.
+/// The kinds of callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum CalloutKind {
@@ -36,11 +36,13 @@ pub enum CalloutKind {
     GrpcCall = 1,
     /// gRPC messages both ways.
     GrpcStream = 2,
+    /// One Redis command, one reply.
+    Redis = 3,
 }
 
 /// Where each kind's ids stand.
 #[derive(Debug, Default)]
-pub(crate) struct CalloutIds([Cell<u32>; 3]);
+pub(crate) struct CalloutIds([Cell<u32>; 4]);
 
 impl CalloutIds {
     /// The next one of a kind. Never below 4.

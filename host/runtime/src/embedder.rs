@@ -8,6 +8,7 @@ use crate::{
     abi::{LogLevel, Status},
     callout::{CalloutError, CalloutId, HttpCall},
     grpc::GrpcCall,
+    redis::{RedisCall, RedisOptions},
     shared_queue::QueueTarget,
     spec::{PluginId, PluginSpec},
 };
@@ -85,11 +86,33 @@ pub trait Embedder {
         let _ = (plugin, id, message, is_last);
         Err(CalloutError::Overloaded)
     }
-    /// Drops one callout of either kind: nothing more is told of it. Without this, what comes of it is dropped when it comes.
+    /// Says how a plugin's calls to a Redis cluster are made from now on, whichever of its VMs makes them. Calls under way by other options may
+    /// fail. An embedder without Redis leaves this and the next, and all plugins are told that there is no such cluster.
+    fn set_redis(
+        &self,
+        plugin: PluginId,
+        cluster: String,
+        options: RedisOptions,
+    ) -> Result<(), CalloutError> {
+        let _ = (plugin, cluster, options);
+        Err(CalloutError::UnknownCluster)
+    }
+    /// Starts a Redis callout, answered through [`Plugin::on_redis_reply`](crate::Plugin::on_redis_reply). Where nothing was set before, the
+    /// default options hold.
+    fn start_redis(
+        &self,
+        plugin: PluginId,
+        id: CalloutId,
+        call: RedisCall,
+    ) -> Result<(), CalloutError> {
+        let _ = (plugin, id, call);
+        Err(CalloutError::UnknownCluster)
+    }
+    /// Drops one callout of any kind: nothing more is told of it. Without this, what comes of it is dropped when it comes.
     fn cancel_call(&self, plugin: PluginId, id: CalloutId) {
         let _ = (plugin, id);
     }
-    /// Drops all callouts of this plugin, gRPC included: it has ended.
+    /// Drops all callouts of this plugin, gRPC and Redis included: it has ended.
     fn cancel_calls(&self, plugin: PluginId);
     /// Something off the request path is due: call [`Plugin::tend`](crate::Plugin::tend) once what waits is done. An embedder that calls
     /// it every second anyway needs not listen.

@@ -10,6 +10,7 @@ use crate::{
 pub(crate) type One = TypedFunc<u32, ()>;
 pub(crate) type Two = TypedFunc<(u32, u32), ()>;
 pub(crate) type Three = TypedFunc<(u32, u32, u32), ()>;
+type Four = TypedFunc<(u32, u32, u32, u32), ()>;
 type Five = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// Callbacks that a module has.
@@ -17,6 +18,7 @@ pub(crate) struct Exports {
     pub(crate) context_create: Option<Two>,
     pub(crate) tick: Option<One>,
     pub(crate) http_call_response: Option<Five>,
+    pub(crate) redis_call_response: Option<Four>,
     pub(crate) queue_ready: Option<Two>,
     pub(crate) log: Option<One>,
     pub(crate) done: Option<TypedFunc<u32, u32>>,
@@ -68,6 +70,12 @@ impl Exports {
             context_create: callback_of(instance, store, callbacks, Callback::ContextCreate),
             tick: callback_of(instance, store, callbacks, Callback::Tick),
             http_call_response: callback_of(instance, store, callbacks, Callback::HttpCallResponse),
+            redis_call_response: callback_of(
+                instance,
+                store,
+                callbacks,
+                Callback::RedisCallResponse,
+            ),
             queue_ready: callback_of(instance, store, callbacks, Callback::QueueReady),
             log: callback_of(instance, store, callbacks, Callback::Log),
             done: callback_of(instance, store, callbacks, Callback::Done),

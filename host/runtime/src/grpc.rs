@@ -117,7 +117,7 @@ impl GrpcCallouts {
         self.0.push(GrpcCallout {
             id,
             message: None,
-            is_sent: id.kind() == Some(CalloutKind::GrpcCall),
+            is_sent: id.kind() == CalloutKind::GrpcCall,
             is_closed: false,
             place: Some(place),
         });
@@ -130,7 +130,7 @@ impl GrpcCallouts {
             .0
             .get_mut(index)
             .filter(|callout| !callout.is_ended())?;
-        if id.kind() == Some(CalloutKind::GrpcStream) {
+        if id.kind() == CalloutKind::GrpcStream {
             if matches!(event, GrpcEvent::Close(_)) {
                 callout.place = None;
                 if callout.is_closed {
@@ -161,7 +161,7 @@ impl GrpcCallouts {
 
     /// Whether a message may be sent. On a stream that has ended, or after the last message, nothing is; Envoy says OK to that as well.
     pub(crate) fn may_send(&mut self, id: CalloutId) -> Result<Duty, Status> {
-        if id.kind() != Some(CalloutKind::GrpcStream) {
+        if id.kind() != CalloutKind::GrpcStream {
             return Err(Status::BadArgument);
         }
         let callout = self.find(id)?;
@@ -181,7 +181,7 @@ impl GrpcCallouts {
 
     /// The plugin sends no more: the end of the stream is sent, or a call cancelled.
     pub(crate) fn close(&mut self, id: CalloutId) -> Result<Duty, Status> {
-        if id.kind() != Some(CalloutKind::GrpcStream) {
+        if id.kind() != CalloutKind::GrpcStream {
             return self.cancel(id);
         }
         let callout = self.find(id)?;
@@ -199,10 +199,7 @@ impl GrpcCallouts {
 
     /// The plugin wants to hear no more of it.
     pub(crate) fn cancel(&mut self, id: CalloutId) -> Result<Duty, Status> {
-        if !matches!(
-            id.kind(),
-            Some(CalloutKind::GrpcCall | CalloutKind::GrpcStream)
-        ) {
+        if !matches!(id.kind(), CalloutKind::GrpcCall | CalloutKind::GrpcStream) {
             return Err(Status::BadArgument);
         }
         let is_ended = self.find(id)?.is_ended();

@@ -19,7 +19,7 @@ pub struct Limits {
     pub request_cpu_ms: u64,
     /// Bytes of one body held for one filter while it pauses. 1 MiB: Envoy's default buffer limit.
     pub body_bytes: usize,
-    /// Callouts in flight on one worker, HTTP and gRPC together; further ones fail. 64: more means that the upstream is down, and the plugin should see it. At most
+    /// Callouts in flight on one worker, HTTP, gRPC and Redis together; further ones fail. 64: more means that the upstream is down, and the plugin should see it. At most
     /// [`CALLOUTS_MAX`].
     pub callouts_in_flight: usize,
     /// Log lines a second on one worker, and as many at once; further ones are dropped and counted. 1,000: an access log of a line a request
@@ -130,6 +130,12 @@ pub const GRPC_STREAMS_MAX: usize = 64;
 pub const GRPC_ENDED_MAX: usize = 64;
 /// Bytes of one gRPC message, either way. 4 MiB, what gRPC libraries take by default.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a user name or a password for Redis. Tokens that cloud services take for passwords have two or three KiB.
+pub const REDIS_SECRET_BYTES_MAX: usize = 16 << 10;
+/// Bytes of one Redis reply, as of an HTTP callout's answer: it is held whole, and copied into the guest.
+pub const REDIS_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Time-out of Redis callouts before `proxy_redis_init`, ms. As in Higress.
+pub const REDIS_TIMEOUT_MS: u32 = 1_000;
 /// Longest time-out of a callout, ms; a longer one is cut to it.
 pub const CALLOUT_TIMEOUT_MS_MAX: u32 = 300_000;
 /// Shortest tick period, ms; a shorter one is lengthened. 100 ticks a second are more than any honest plugin needs.

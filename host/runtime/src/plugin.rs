@@ -24,6 +24,7 @@ use crate::{
     log_rate::LogRate,
     module::Module,
     property::OWNED_REQUEST_HEADERS,
+    redis::RedisReply,
     snapshot::Snapshots,
     spec::{Isolation, PluginId, PluginSpec},
     state::{Owner, Role, Shared},
@@ -213,6 +214,11 @@ impl Plugin {
     /// Something happened to a gRPC callout. What was not asked for, or was asked for by a VM that is gone, is dropped.
     pub fn on_grpc_event(&self, id: CalloutId, event: GrpcEvent) {
         self.run_caller(id, |vm| vm.grpc_event(id, event).is_ok());
+    }
+
+    /// A Redis callout was answered, or failed. What was not asked for, or was asked for by a VM that is gone, is dropped.
+    pub fn on_redis_reply(&self, id: CalloutId, reply: RedisReply) {
+        self.run_caller(id, |vm| vm.redis_reply(id, reply).is_ok());
     }
 
     fn run_caller(&self, id: CalloutId, call: impl FnOnce(&Vm) -> bool) {

@@ -37,6 +37,7 @@ const SIGNATURES: &[(&str, &str)] = &[
     ("proxy_on_grpc_receive_trailing_metadata", "iii>"),
     ("proxy_on_grpc_close", "iii>"),
     ("proxy_on_queue_ready", "ii>"),
+    ("proxy_on_redis_call_response", "iiii>"),
 ];
 
 /// The signature of a known export; `None` for names that are the module's own.

@@ -90,7 +90,7 @@ impl Owner {
         }
     }
 
-    /// A place for one more callout, HTTP or gRPC, if that stays within the plugin's bound.
+    /// A place for one more callout of any kind, if that stays within the plugin's bound.
     pub(crate) fn place_for_callout(&self) -> Result<Place, Status> {
         let most = self.spec.limits.callouts_in_flight.min(CALLOUTS_MAX);
         self.callouts.enter(most).ok_or(Status::InternalFailure)
@@ -173,12 +173,12 @@ pub(crate) struct Root {
     pub(crate) properties: Properties,
     pub(crate) declarations: Declarations,
     pub(crate) tick_period: Option<Duration>,
-    /// HTTP callouts under way, each with its place among the plugin's.
+    /// HTTP and Redis callouts under way, each with its place among the plugin's.
     pub(crate) calls: Vec<(u32, Place)>,
     /// The answer whose callback runs.
     pub(crate) answer: Option<Rc<Answer>>,
     pub(crate) grpc: GrpcCallouts,
-    /// What of gRPC the callback that runs may read.
+    /// What of gRPC or Redis the callback that runs may read.
     pub(crate) received: Received,
     /// What `proxy_get_status` tells.
     pub(crate) status: (u32, Bytes),
@@ -188,7 +188,7 @@ pub(crate) struct Root {
     pub(crate) done: bool,
 }
 
-/// What came for a gRPC callout, while its callback runs.
+/// What came for a gRPC or Redis callout, while its callback runs.
 #[derive(Default)]
 pub(crate) enum Received {
     #[default]
@@ -196,6 +196,8 @@ pub(crate) enum Received {
     InitialMetadata(Rc<FieldList>),
     Message(Bytes),
     TrailingMetadata(Rc<FieldList>),
+    /// Empty where there was none.
+    RedisReply(Bytes),
 }
 
 impl Root {

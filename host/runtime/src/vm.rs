@@ -4,6 +4,7 @@
 //! broken and woken; its callouts and its timer are gone.
 
 mod grpc;
+mod redis;
 mod start;
 mod tcp;
 

@@ -102,7 +102,7 @@ pub(super) fn read(field: &Field<'_>) -> Option<Cluster> {
     let section = field.section(KEYS)?;
     let name = section
         .required("name")
-        .and_then(|field| field.parse(scalar::name));
+        .and_then(|field| field.parse(scalar::cluster_name));
     let endpoints = section.required("endpoints").and_then(read_endpoints);
     let protocol = match section.optional("protocol") {
         Some(field) => field.parse(|text| match text {

@@ -58,6 +58,16 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// The name of a cluster. Istio and Higress make theirs of `|` and what is known of the service; their plugins call clusters by these.
+pub(super) fn cluster_name(text: &str) -> Result<String, String> {
+    match name(&text.replace('|', "-")) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!(
+            "`{text}` is not a cluster's name: up to {NAME_BYTES_MAX} letters, digits, `-`, `_`, `.` and `|`, a letter or digit first"
+        )),
+    }
+}
+
 /// Where an upstream listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {

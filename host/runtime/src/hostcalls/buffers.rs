@@ -55,6 +55,11 @@ fn readable(call: &Call<'_>, buffer: u32) -> Result<Readable, Failure> {
             Received::Message(message) => Readable::Whole(message.clone()),
             _ => Readable::Empty,
         },
+        // Unlike in Higress no buffer at all outside of its callback: so it is in Envoy, which knows none of this number.
+        BufferType::RedisReply => match &state.root.received {
+            Received::RedisReply(reply) => Readable::Whole(reply.clone()),
+            _ => return Err(Status::BadArgument.into()),
+        },
         BufferType::HttpCallResponseBody => Readable::Whole(
             state
                 .root

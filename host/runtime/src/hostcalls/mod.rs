@@ -19,6 +19,7 @@ mod grpc;
 mod http_fields;
 mod metrics;
 mod properties;
+mod redis;
 pub(crate) mod restricted;
 mod shared;
 mod streams;
@@ -125,7 +126,7 @@ impl Register<'_> {
 }
 
 /// Puts every hostcall of `abi` into `linker` and tells their names. Envoy offers each module only the imports of its own ABI version; so do
-/// we.
+/// we. Those of certain hosts are there for every version, as they are in these hosts.
 pub(crate) fn register(
     linker: &mut Linker<VmState>,
     abi: AbiVersion,
@@ -164,6 +165,9 @@ pub(crate) fn register(
         Running "proxy_grpc_send" grpc::grpc_send, (id: u32, message: u32, len: u32, end_of_stream: u32);
         Running "proxy_grpc_cancel" grpc::grpc_cancel, (id: u32);
         Running "proxy_grpc_close" grpc::grpc_close, (id: u32);
+
+        Running "proxy_redis_init" redis::redis_init, (service: u32, service_len: u32, user: u32, user_len: u32, password: u32, password_len: u32, timeout_ms: u32);
+        Running "proxy_redis_call" redis::redis_call, (service: u32, service_len: u32, query: u32, query_len: u32, out: u32);
 
         Running "proxy_set_shared_data" shared::set_shared_data, (key: u32, key_len: u32, value: u32, len: u32, cas: u32);
         Running "proxy_get_shared_data" shared::shared_data, (key: u32, key_len: u32, out: u32, out_len: u32, cas: u32);

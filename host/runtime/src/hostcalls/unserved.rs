@@ -13,12 +13,10 @@ use crate::{
 };
 
 /// Their names, all in `env`.
-pub(crate) const UNSERVED: [&str; 6] = [
+pub(crate) const UNSERVED: [&str; 4] = [
     "envoy_resolve_dns",
     "proxy_get_upstream_hosts",
     "proxy_inject_encoded_data_to_filter_chain",
-    "proxy_redis_call",
-    "proxy_redis_init",
     "proxy_set_upstream_override_host",
 ];
 
@@ -27,8 +25,6 @@ pub(super) fn register(linker: &mut Register<'_>) -> wasmtime::Result<()> {
         Running "envoy_resolve_dns" three, (_address: u32, _len: u32, _token: u32);
         Running "proxy_get_upstream_hosts" two, (_out: u32, _out_len: u32);
         Running "proxy_inject_encoded_data_to_filter_chain" three, (_body: u32, _len: u32, _end_of_stream: u32);
-        Running "proxy_redis_call" five, (_service: u32, _service_len: u32, _query: u32, _len: u32, _token: u32);
-        Running "proxy_redis_init" seven, (_service: u32, _service_len: u32, _user: u32, _user_len: u32, _password: u32, _len: u32, _timeout_ms: u32);
         Running "proxy_set_upstream_override_host" two, (_address: u32, _len: u32);
     }
     Ok(())
@@ -36,14 +32,11 @@ pub(super) fn register(linker: &mut Register<'_>) -> wasmtime::Result<()> {
 
 macro_rules! unimplemented_with {
     ($($name:ident($($argument:ident),*);)+) => {
-        $(#[allow(clippy::too_many_arguments, reason = "Higress' own shape")]
-        fn $name(_: &mut Call<'_>, $($argument: u32),*) -> Result<(), Failure> { Err(Status::Unimplemented.into()) })+
+        $(fn $name(_: &mut Call<'_>, $($argument: u32),*) -> Result<(), Failure> { Err(Status::Unimplemented.into()) })+
     };
 }
 
 unimplemented_with! {
     two(_0, _1);
     three(_0, _1, _2);
-    five(_0, _1, _2, _3, _4);
-    seven(_0, _1, _2, _3, _4, _5, _6);
 }

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use portcullis_runtime::{
     CalloutError, CalloutId, CalloutKind, Chain, ConnectionInfo, Embedder, Exchange, FailurePolicy,
     FieldList, GrpcCall, HttpCall, HttpStream, Isolation, Limits, LoadError, LogLevel, Module,
-    NoCache, Plugin, PluginId, PluginSpec, Protocol, QueueTarget, RouteInfo, Runtime,
-    RuntimeOptions, SnapshotWork, StartError, Status, StreamInfo, StreamToken,
+    NoCache, Plugin, PluginId, PluginSpec, Protocol, QueueTarget, RedisCall, RedisOptions,
+    RouteInfo, Runtime, RuntimeOptions, SnapshotWork, StartError, Status, StreamInfo, StreamToken,
 };
 
 /// Keeps what the runtime tells it. Its clocks stand still, but for the step that each look takes.
@@ -25,6 +25,9 @@ pub(crate) struct Memory {
     pub(crate) grpc_cancelled: RefCell<Vec<CalloutId>>,
     /// Takes no more messages.
     pub(crate) grpc_is_full: Cell<bool>,
+    pub(crate) redis_options: RefCell<Vec<(String, RedisOptions)>>,
+    pub(crate) redis_calls: RefCell<Vec<(CalloutId, RedisCall)>>,
+    pub(crate) redis_cancelled: RefCell<Vec<CalloutId>>,
     pub(crate) tended: Cell<u32>,
     pub(crate) works: RefCell<Vec<SnapshotWork>>,
     pub(crate) woken: RefCell<Vec<StreamToken>>,
@@ -93,12 +96,29 @@ impl Embedder for Memory {
         self.grpc_sent.borrow_mut().push((id, message, is_last));
         Ok(())
     }
+    fn set_redis(
+        &self,
+        _: PluginId,
+        cluster: String,
+        options: RedisOptions,
+    ) -> Result<(), CalloutError> {
+        self.redis_options.borrow_mut().push((cluster, options));
+        Ok(())
+    }
+    fn start_redis(&self, _: PluginId, id: CalloutId, call: RedisCall) -> Result<(), CalloutError> {
+        self.redis_calls.borrow_mut().push((id, call));
+        Ok(())
+    }
     fn cancel_call(&self, _: PluginId, id: CalloutId) {
-        if id.kind() == Some(CalloutKind::Http) {
-            self.cancelled.set(self.cancelled.get() + 1);
-            self.calls.borrow_mut().retain(|(other, _)| *other != id);
-        } else {
-            self.grpc_cancelled.borrow_mut().push(id);
+        match id.kind() {
+            CalloutKind::Http => {
+                self.cancelled.set(self.cancelled.get() + 1);
+                self.calls.borrow_mut().retain(|(other, _)| *other != id);
+            }
+            CalloutKind::GrpcCall | CalloutKind::GrpcStream => {
+                self.grpc_cancelled.borrow_mut().push(id);
+            }
+            CalloutKind::Redis => self.redis_cancelled.borrow_mut().push(id),
         }
     }
     fn tend_soon(&self, _: PluginId) {

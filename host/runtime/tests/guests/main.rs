@@ -15,5 +15,6 @@ mod lifecycle;
 mod modules;
 mod phases;
 mod recovery;
+mod redis;
 mod shared;
 mod tcp;
