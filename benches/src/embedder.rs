@@ -40,6 +40,9 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 impl Embedder for BenchEmbedder {
+    fn worker(&self) -> u32 {
+        0
+    }
     fn unix_time_ns(&self) -> u64 {
         nanoseconds(
             SystemTime::now()

@@ -91,8 +91,8 @@ fn build(host: &str, folder: &Path, flag: &str) -> Result<PathBuf> {
         .args(["--target", host])
         .arg("--target-dir")
         .arg(folder)
-        .env("RUSTFLAGS", flag)
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        // Unlike RUSTFLAGS it is not cut at blanks, which a path may have.
+        .env("CARGO_ENCODED_RUSTFLAGS", flag)
         .current_dir(repository());
     run(&mut cargo)?;
     Ok(folder.join(host).join("dist/portcullis"))

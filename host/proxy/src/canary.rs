@@ -262,6 +262,9 @@ impl Offline {
 }
 
 impl Embedder for Offline {
+    fn worker(&self) -> u32 {
+        0
+    }
     fn unix_time_ns(&self) -> u64 {
         unix_time_ns()
     }

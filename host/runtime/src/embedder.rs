@@ -126,8 +126,7 @@ pub trait Embedder {
     fn notify_queue(&self, target: QueueTarget);
     /// Envoy's foreign functions that need the outside, `verify_signature` above all. Unknown names are [`Status::NotFound`].
     fn foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status>;
-    /// Which worker this is; stands in [`QueueTarget`].
-    fn worker(&self) -> u32 {
-        0
-    }
+    /// Which worker this is: another number for each thread that runs plugins. It stands in [`QueueTarget`], and what is counted of a plugin
+    /// is kept by it, without locks.
+    fn worker(&self) -> u32;
 }

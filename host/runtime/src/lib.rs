@@ -20,6 +20,7 @@
 //! | [`Runtime::tick`] or [`Runtime::ticker`] | every 5 ms, from a thread that is never held up |
 //! | paths and forwarding headers made canonical | before [`HttpStream::new`]: filters judge what they are shown |
 //! | [`HttpStream::resume`], both directions | after [`Embedder::wake`], once the runtime has returned |
+//! | [`Plugin::tend`] | every second or so |
 //! | [`Plugin::on_tick`], [`Plugin::on_queue_ready`], [`Plugin::on_http_call_response`] | as [`Embedder`] says |
 //! | a bound on how long an exchange may be held | always: a filter may pause for ever |
 //! | [`HttpStream::finish`], or its drop | at the end of each exchange, also of those that broke off |
@@ -56,6 +57,7 @@
 //! struct World;
 //!
 //! impl Embedder for World {
+//!     fn worker(&self) -> u32 { 0 }
 //!     fn unix_time_ns(&self) -> u64 { 1_700_000_000_000_000_000 }
 //!     fn monotonic_ns(&self) -> u64 { 0 }
 //!     fn thread_cpu_ns(&self) -> u64 { 0 }

@@ -58,11 +58,8 @@ pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Tables of a guest. One is usual; reference types may add some.
 pub const TABLES_MAX: usize = 4;
 /// VMs that the pools of one process hold: 16 plugins × 32 workers × 2 for spares × 2, since a reload stands beside the old policy; and as many
-/// for exchanges with VMs of their own. 16 TiB of the 128 that a process can address.
+/// for exchanges with VMs of their own, and for policies from before that still have requests. 16 TiB of the 128 that a process can address.
 pub const VMS_MAX: u32 = 4096;
-/// Bytes of linear memory that a VM keeps mapped when its place in the pools is given back, where the kernel can tell which pages were
-/// written (`PAGEMAP_SCAN`, Linux 6.7): a fresh VM then takes no page faults. More than small guests touch.
-pub const RESIDENT_BYTES: usize = 2 << 20;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.
 pub const MODULE_BYTES_MAX: usize = 32 << 20;
 /// Imports unknown to the host that a module may have; each costs a walk through all of its imports. The largest vendor ABI known
@@ -93,7 +90,7 @@ pub const LOCAL_DETAILS_BYTES_MAX: usize = 256;
 pub const LOG_BYTES_MAX: usize = 4096;
 /// Log lines of one callback; further ones are dropped. A client must not fill the disk.
 pub const LOG_LINES_PER_CALLBACK: u32 = 32;
-/// Names of denied capabilities, properties and foreign functions that one VM is warned of. A guest makes names up as it likes.
+/// Names of denied capabilities, properties and foreign functions that one plugin is warned of on one worker. A guest makes names up as it likes.
 pub const DENIALS_NAMED_MAX: usize = 64;
 /// Error lines kept for [`StartError`](crate::StartError).
 pub const START_LOG_LINES: usize = 32;
@@ -124,7 +121,7 @@ pub const QUEUE_BYTES_MAX: usize = 4 << 20;
 pub const CALLOUTS_MAX: usize = 1024;
 /// Bytes of a callout's body.
 pub const CALLOUT_BODY_BYTES_MAX: usize = 1 << 20;
-/// gRPC calls and streams of one plugin in flight on one worker. Streams live long: one or two a backend are usual.
+/// gRPC calls and streams of one VM in flight; [`Limits::callouts_in_flight`] bounds them over all VMs of a plugin, with other callouts. Streams live long: one or two a backend are usual.
 pub const GRPC_STREAMS_MAX: usize = 64;
 /// Streams that ended on the other side and that the plugin has not closed. It may still do so, but most never do.
 pub const GRPC_ENDED_MAX: usize = 64;

@@ -26,17 +26,16 @@ impl LogRate {
         }
     }
 
-    /// Takes a line's worth, and tells how many lines were dropped since the last that was let through; `None` drops this one too.
+    /// Takes a line's worth, and tells how many lines were dropped since the last that was let through; `None` drops this one too. Behind
+    /// dropped lines it takes as much for the line that says so.
     pub(crate) fn take(&self, now_ns: u64) -> Option<u64> {
-        let full_at = self
-            .full_at_ns
-            .get()
-            .max(now_ns)
-            .saturating_add(self.line_ns);
-        if self.line_ns > SECOND_NS || full_at - now_ns > SECOND_NS {
+        let lines = 1 + u64::from(self.dropped.get() > 0);
+        let full_at = self.full_at_ns.get().max(now_ns);
+        if self.line_ns > SECOND_NS || full_at.saturating_add(self.line_ns) - now_ns > SECOND_NS {
             self.dropped.set(self.dropped.get().saturating_add(1));
             return None;
         }
+        let full_at = full_at.saturating_add(self.line_ns.saturating_mul(lines));
         self.full_at_ns.set(full_at);
         Some(self.dropped.take())
     }
@@ -53,6 +52,12 @@ mod tests {
         assert_eq!(taken(0), 4);
         assert_eq!(taken(SECOND_NS / 4 - 1), 0, "not yet");
         assert_eq!(rate.take(SECOND_NS / 4), Some(2), "two were dropped");
+        assert_eq!(
+            rate.take(SECOND_NS / 2),
+            None,
+            "saying so took a line's worth"
+        );
+        assert_eq!(rate.take(3 * SECOND_NS / 4), Some(1));
         assert_eq!(taken(9 * SECOND_NS), 4, "what was not used is not kept");
         assert_eq!(rate.take(20 * SECOND_NS), Some(1));
     }

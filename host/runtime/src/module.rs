@@ -12,8 +12,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
-    Config, Enabled, Engine, ExternType, ImportType, InstanceAllocationStrategy, InstancePre,
-    Linker, PoolingAllocationConfig, WasmBacktraceDetails,
+    Config, Engine, ExternType, ImportType, InstanceAllocationStrategy, InstancePre, Linker,
+    PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use crate::{
@@ -22,8 +22,8 @@ use crate::{
     hostcalls,
     imports::{self, UnknownImports, Unlinked},
     limits::{
-        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, RESIDENT_BYTES, STACK_BYTES,
-        TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX,
+        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
+        TABLES_MAX, VMS_MAX,
     },
     metadata::Metadata,
     signature,
@@ -396,13 +396,8 @@ fn config() -> Config {
 
 fn pools(vms_max: u32) -> InstanceAllocationStrategy {
     let mut pools = PoolingAllocationConfig::new();
-    if PoolingAllocationConfig::is_pagemap_scan_available() {
-        // Without the scan, keeping memory mapped costs more than it saves: all of it is then reset, not what was written.
-        pools
-            .pagemap_scan(Enabled::Yes)
-            .linear_memory_keep_resident(RESIDENT_BYTES)
-            .table_keep_resident(RESIDENT_BYTES);
-    }
+    // No `pagemap_scan`: wasmtime 48 takes a dirty page that the kernel is just moving, or has swapped out, for a clean one, and the next VM
+    // in that place would see what the last one wrote.
     pools
         .total_core_instances(vms_max)
         .total_memories(vms_max)

@@ -62,6 +62,8 @@ pub struct Plugin {
     /// VMs of exchanges, some of them gone.
     noted: RefCell<Vec<Weak<Vm>>>,
     is_retired: Cell<bool>,
+    /// See [`Plugin::full`].
+    full_silent_until_ns: Cell<u64>,
     owned_request_headers: OnceCell<Vec<String>>,
 }
 
@@ -174,6 +176,7 @@ impl Plugin {
             snapshots: RefCell::default(),
             noted: RefCell::default(),
             is_retired: Cell::new(false),
+            full_silent_until_ns: Cell::new(0),
             owned_request_headers: OnceCell::new(),
         };
         let vm = plugin

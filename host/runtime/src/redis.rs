@@ -77,11 +77,12 @@ pub(crate) fn target(service: &[u8]) -> Result<(&str, Option<u32>), Status> {
 }
 
 /// Commands that are answered by no reply or by many, and make the connection send what nobody asked for.
-const NOT_ANSWERED_ONCE: [&[u8]; 9] = [
+const NOT_ANSWERED_ONCE: [&[u8]; 10] = [
     b"MONITOR",
     b"PSUBSCRIBE",
     b"PSYNC",
     b"PUNSUBSCRIBE",
+    b"REPLCONF",
     b"SSUBSCRIBE",
     b"SUBSCRIBE",
     b"SUNSUBSCRIBE",
@@ -173,6 +174,7 @@ mod tests {
             b"*1\r\n$99999999\r\nPING\r\n",
             b"*2\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n",
             b"*1\r\n$7\r\nMonitor\r\n",
+            b"*3\r\n$8\r\nreplconf\r\n$3\r\nACK\r\n$1\r\n0\r\n",
             b"*3\r\n$6\r\nCLIENT\r\n$5\r\nreply\r\n$3\r\nOFF\r\n",
         ];
         for query in bad {

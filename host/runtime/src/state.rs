@@ -353,7 +353,9 @@ impl VmState {
     /// At an epoch tick within a callback: charges it to the exchange, and says whether the callback may go on.
     pub(crate) fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let spent_ns = self.deadline.check(self.owner.embedder.as_ref())?;
-        if let Some(cell) = self.stream().and_then(|context| context.cell().ok()) {
+        // The exchange whose callback it is, whatever the plugin calls its effective context: it may not spend another's time.
+        let charged = self.current.as_ref().or_else(|| self.stream());
+        if let Some(cell) = charged.and_then(|context| context.cell().ok()) {
             cell.cpu_ns.set(cell.cpu_ns.get().saturating_add(spent_ns));
         }
         Ok(UpdateDeadline::Continue(1))
@@ -407,8 +409,11 @@ impl VmState {
         match log_rate.take(embedder.monotonic_ns()) {
             Some(0) => embedder.log(spec, level, message),
             Some(dropped) => {
-                let lines = format!("{dropped} log lines dropped: more than its bound a second");
-                embedder.log(spec, LogLevel::Warn, lines.as_bytes());
+                if LogLevel::Warn >= embedder.log_level() {
+                    let lines =
+                        format!("{dropped} log lines dropped: more than its bound a second");
+                    embedder.log(spec, LogLevel::Warn, lines.as_bytes());
+                }
                 embedder.log(spec, level, message);
             }
             None => stats.count_log_drop(),

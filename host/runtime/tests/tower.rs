@@ -95,7 +95,7 @@ fn edge(guest: &[u8], body_bytes: usize) -> Edge {
     spec.limits.body_bytes = body_bytes;
     spec.clusters.push("cluster".into());
     let module = runtime().load(guest, &NoCache).unwrap();
-    let world = World::new();
+    let world = World::new(0);
     let lent = Rc::<World>::clone(&world);
     let shared = Arc::new(Shared::default());
     let plugin = Plugin::start(PluginId(0), module, Arc::new(spec), shared, lent).unwrap();

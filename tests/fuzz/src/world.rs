@@ -158,6 +158,9 @@ impl World {
 }
 
 impl Embedder for Inner {
+    fn worker(&self) -> u32 {
+        0
+    }
     fn unix_time_ns(&self) -> u64 {
         1_700_000_000_000_000_000
     }

@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .enable_all()
         .build_local(Default::default())?;
     local.block_on(async {
-        let world = World::new();
+        let world = World::new(0);
         let lent = Rc::<World>::clone(&world);
         let plugin = Plugin::start(PluginId(0), module, spec, shared, lent)?;
         world.register(&plugin);

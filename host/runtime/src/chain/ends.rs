@@ -140,6 +140,7 @@ impl HttpStream {
                 continue;
             };
             if place.is_none()
+                && !cell.broken.get()
                 && let Ok(vm) = filter.plugin.vm()
                 && vm.create_context(&context).is_ok()
             {

@@ -134,7 +134,11 @@ impl HttpStream {
                 stats.count_passed_by();
                 Ok(())
             }
-            Err(NoVm::Down | NoVm::Full) => Err(self.refuse(Direction::Request, index)),
+            Err(NoVm::Down | NoVm::Full) => {
+                // It is not asked for a VM once more to log.
+                self.mark_broken(index);
+                Err(self.refuse(Direction::Request, index))
+            }
         }
     }
 

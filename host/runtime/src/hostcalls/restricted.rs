@@ -8,6 +8,7 @@ use super::{When, answer, foreign, properties};
 use crate::{
     abi::{Failure, Status},
     allow::Allow,
+    limits::PROPERTY_PATH_BYTES_MAX,
     property::OWNED_REQUEST_HEADERS,
     state::VmState,
     stats::DenialKind,
@@ -29,6 +30,10 @@ pub(crate) fn register<'m>(
         if allow.has_capability(name) {
             continue;
         }
+        if (import.module(), name) == ("env", "proxy_set_property") {
+            deny_properties_of_others(linker)?;
+            continue;
+        }
         let Some(ty) = import.ty().func().cloned() else {
             continue;
         };
@@ -37,9 +42,9 @@ pub(crate) fn register<'m>(
             "env" => i32::try_from(Status::InternalFailure as u32).unwrap_or(i32::MAX),
             _ => NOT_CAPABLE,
         };
-        linker.func_new(import.module(), name, ty, move |mut caller, _, results| {
+        linker.func_new(import.module(), name, ty, move |caller, _, results| {
             caller
-                .data_mut()
+                .data()
                 .deny(DenialKind::Capability, denied.as_bytes());
             if let Some(result) = results.first_mut() {
                 *result = Val::I32(number);
@@ -62,9 +67,8 @@ fn check_properties(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Re
         move |caller: Caller<'_, VmState>, path: u32, len: u32, out: u32, out_len: u32| {
             answer("proxy_get_property", When::Running, caller, |call| {
                 let asked = call.bytes(path, len)?;
-                if !readable.covers(asked) {
-                    let asked = asked.to_vec();
-                    call.state().deny(DenialKind::Property, &asked);
+                if asked.len() <= PROPERTY_PATH_BYTES_MAX && !readable.covers(asked) {
+                    call.state().deny(DenialKind::Property, asked);
                     return Err(Failure::Status(Status::NotFound));
                 }
                 properties::property(call, path, len, out, out_len)
@@ -78,9 +82,11 @@ fn check_properties(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Re
             answer("proxy_set_property", When::Running, caller, |call| {
                 let asked = call.bytes(path, len)?;
                 // What a plugin tells the host of itself is none of the properties that lists are about.
-                if !paths.covers(asked) && asked != OWNED_REQUEST_HEADERS {
-                    let asked = asked.to_vec();
-                    call.state().deny(DenialKind::Property, &asked);
+                if asked.len() <= PROPERTY_PATH_BYTES_MAX
+                    && !paths.covers(asked)
+                    && asked != OWNED_REQUEST_HEADERS
+                {
+                    call.state().deny(DenialKind::Property, asked);
                     return Err(Failure::Status(Status::InternalFailure));
                 }
                 properties::set_property(call, path, len, value, value_len)
@@ -90,9 +96,38 @@ fn check_properties(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Re
     Ok(())
 }
 
+/// The capability to set properties is denied. What a plugin tells the host of itself is set all the same: without it, nobody would remove the
+/// headers that clients forge where the plugin is off.
+fn deny_properties_of_others(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+    linker.func_wrap(
+        "env",
+        "proxy_set_property",
+        |caller: Caller<'_, VmState>, path: u32, len: u32, value: u32, value_len: u32| {
+            answer("proxy_set_property", When::Running, caller, |call| {
+                if call.bytes(path, len)? != OWNED_REQUEST_HEADERS {
+                    call.state()
+                        .deny(DenialKind::Capability, b"proxy_set_property");
+                    return Err(Failure::Status(Status::InternalFailure));
+                }
+                properties::set_property(call, path, len, value, value_len)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// The foreign function that writes properties under names of its own: a list of properties denies it, unless it is allowed by name.
+const WRITES_PROPERTIES: &str = "set_envoy_filter_state";
+
 fn check_foreign_functions(linker: &mut Linker<VmState>, allow: &Allow) -> wasmtime::Result<()> {
-    let Some(names) = allow.foreign_functions.clone() else {
+    let names = allow.foreign_functions.clone();
+    if names.is_none() && allow.properties.is_none() {
         return Ok(());
+    }
+    let allows = move |asked: &str| {
+        names
+            .as_ref()
+            .map_or(asked != WRITES_PROPERTIES, |names| names.contains(asked))
     };
     linker.func_wrap(
         "env",
@@ -110,10 +145,8 @@ fn check_foreign_functions(linker: &mut Linker<VmState>, allow: &Allow) -> wasmt
                 caller,
                 |call| {
                     let asked = call.bytes(name, name_len)?;
-                    let known = std::str::from_utf8(asked).is_ok_and(|asked| names.contains(asked));
-                    if !known {
-                        let asked = asked.to_vec();
-                        call.state().deny(DenialKind::ForeignFunction, &asked);
+                    if !std::str::from_utf8(asked).is_ok_and(&allows) {
+                        call.state().deny(DenialKind::ForeignFunction, asked);
                         return Err(Failure::Status(Status::NotFound));
                     }
                     foreign::call_foreign_function(

@@ -16,6 +16,9 @@ use crate::{
     vm::{Failed, Shell, StartFailure, Vm},
 };
 
+/// How long nothing is said of further exchanges without a VM.
+const FULL_SILENCE_NS: u64 = 1_000_000_000;
+
 /// Why there is no VM for an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoVm {
@@ -85,14 +88,14 @@ impl Plugin {
     pub(crate) fn vm(&self) -> Result<Rc<Vm>, NoVm> {
         match self.owner.spec.isolation {
             Isolation::Request => self.request_vm(),
-            Isolation::Shared | Isolation::Plugin => self.standing_vm().ok_or(NoVm::Down),
+            Isolation::Shared | Isolation::Plugin => self.standing_vm(),
         }
     }
 
     /// What is due off the request path: a VM in place of one that broke, the spare, the next snapshot. To be called every second or so, and
     /// soon after [`Embedder::tend_soon`](crate::Embedder::tend_soon).
     pub fn tend(&self) {
-        let standing = self.standing_vm();
+        let standing = self.standing_vm().ok();
         if self.is_retired.get() || !matches!(&*self.slot.borrow(), Slot::Standing(_)) {
             return;
         }
@@ -131,18 +134,18 @@ impl Plugin {
 
     /// The VM that stands. Where the last one broke, the spare takes its place; without a spare one is started, unless starts failed a
     /// moment ago.
-    pub(super) fn standing_vm(&self) -> Option<Rc<Vm>> {
+    pub(super) fn standing_vm(&self) -> Result<Rc<Vm>, NoVm> {
         let was_standing = match &*self.slot.borrow() {
             Slot::Standing(vm) | Slot::Ending(vm) if !vm.is_broken() => {
-                return Some(Rc::clone(vm));
+                return Ok(Rc::clone(vm));
             }
             Slot::Standing(_) => true,
             Slot::Down => false,
-            Slot::Ending(_) | Slot::Ended => return None,
+            Slot::Ending(_) | Slot::Ended => return Err(NoVm::Down),
         };
         self.snapshots.borrow_mut().mark_stale();
         if let Some(vm) = self.promoted() {
-            return Some(self.take_up(vm));
+            return Ok(self.take_up(vm));
         }
         // A VM that broke says nothing about the next: only starts that failed are waited after.
         if was_standing {
@@ -153,15 +156,19 @@ impl Plugin {
             .get()
             .is_over(self.owner.embedder.monotonic_ns())
         {
-            return None;
+            return Err(NoVm::Down);
         }
         match self.start_vm(Role::Standing) {
-            Ok(vm) => Some(self.take_up(vm)),
+            Ok(vm) => Ok(self.take_up(vm)),
+            Err((StartFailure::Instantiate(reason), _)) => {
+                self.owner.set_waiting(!self.is_retired.get());
+                Err(self.full(&reason))
+            }
             Err((failure, _)) => {
                 self.back_off(&self.backoff, "no vm", &failure);
                 self.owner.set_waiting(!self.is_retired.get());
                 *self.slot.borrow_mut() = Slot::Down;
-                None
+                Err(NoVm::Down)
             }
         }
     }
@@ -212,12 +219,8 @@ impl Plugin {
         if matches!(&*self.slot.borrow(), Slot::Ending(_) | Slot::Ended) {
             return Err(NoVm::Down);
         }
-        let full = || {
-            self.owner.stats.count_vm_denial();
-            NoVm::Full
-        };
         if self.owner.vms.get() >= self.owner.spec.limits.vms {
-            return Err(full());
+            return Err(self.full("as many as `limits.vms` says stand"));
         }
         let snapshot = self.snapshots.borrow().ready().map(Rc::clone);
         let vm = match snapshot {
@@ -229,16 +232,16 @@ impl Plugin {
                     &self.module,
                     &self.owner,
                 )
-                .map_err(|_| full())?
+                .map_err(|error| self.full(&format!("{error:#}")))?
             }
-            None => self.configured_vm(full)?,
+            None => self.configured_vm()?,
         };
         self.note(&vm);
         Ok(vm)
     }
 
     /// A VM for one exchange that starts from nothing.
-    fn configured_vm(&self, full: impl Fn() -> NoVm) -> Result<Rc<Vm>, NoVm> {
+    fn configured_vm(&self) -> Result<Rc<Vm>, NoVm> {
         let now_ns = self.owner.embedder.monotonic_ns();
         if !self.backoff.get().is_over(now_ns) {
             return Err(NoVm::Down);
@@ -248,12 +251,31 @@ impl Plugin {
                 self.backoff.take();
                 Ok(vm)
             }
-            Err((StartFailure::Instantiate(_), _)) => Err(full()),
+            Err((StartFailure::Instantiate(reason), _)) => Err(self.full(&reason)),
             Err((failure, _)) => {
                 self.back_off(&self.backoff, "no vm for a request", &failure);
                 Err(NoVm::Down)
             }
         }
+    }
+
+    /// There is no room for one more VM: counted each time, and said once a second at most.
+    fn full(&self, reason: &str) -> NoVm {
+        let Owner {
+            spec,
+            embedder,
+            stats,
+            ..
+        } = &*self.owner;
+        stats.count_vm_denial();
+        let now_ns = embedder.monotonic_ns();
+        if now_ns >= self.full_silent_until_ns.get() {
+            self.full_silent_until_ns
+                .set(now_ns.saturating_add(FULL_SILENCE_NS));
+            let message = format!("no vm: {reason}");
+            embedder.log(spec, LogLevel::Error, message.as_bytes());
+        }
+        NoVm::Full
     }
 
     /// Remembers an exchange's VM, for answers to its callouts.

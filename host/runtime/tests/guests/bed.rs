@@ -42,6 +42,9 @@ pub(crate) struct Memory {
 }
 
 impl Embedder for Memory {
+    fn worker(&self) -> u32 {
+        0
+    }
     fn unix_time_ns(&self) -> u64 {
         1_700_000_000_000_000_000
     }

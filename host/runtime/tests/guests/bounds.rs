@@ -254,6 +254,65 @@ fn foreign_functions_are_called_or_denied() {
 }
 
 #[test]
+fn a_list_of_properties_is_no_matter_of_names() {
+    // `set_envoy_filter_state` writes properties under names of its own: the message of a path and a value.
+    let asked = "set_envoy_filter_state";
+    let message = r"\0a\01k\12\01v";
+    let wat = asks(
+        &(import("proxy_call_foreign_function", 6)
+            + &format!(r#"(data (i32.const 300) "{message}")"#)),
+        asked,
+        "$proxy_call_foreign_function (i32.const 100) (i32.const 22) (i32.const 300) (i32.const 6) (i32.const 0) (i32.const 0)",
+    );
+    let said = "foreign_function set_envoy_filter_state is denied: no allow-list has it";
+    let list = Some(PropertyPaths::new(["request.path"]));
+    for (properties, foreign_functions, denied) in [
+        (None, None, false),
+        (list.clone(), None, true),
+        (list.clone(), names(&[asked]), false),
+        (list, names(&[]), true),
+    ] {
+        let allow = Allow {
+            properties,
+            foreign_functions,
+            ..Allow::default()
+        };
+        let (log, _) = seen(&wat, &allow);
+        assert_eq!(
+            log.iter().any(|line| line == said),
+            denied,
+            "{allow:?}: {log:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_plugin_tells_of_itself_needs_no_capability() {
+    // Without it, nobody would remove the headers that clients forge where the plugin is off.
+    let body = r#"(data (i32.const 100) "portcullis.owned_request_headers") (data (i32.const 140) "x-user") (data (i32.const 150) "mine")
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (drop (call $proxy_set_property (i32.const 100) (i32.const 32) (i32.const 140) (i32.const 6)))
+            (i32.eq (i32.const 10) (call $proxy_set_property (i32.const 150) (i32.const 4) (i32.const 140) (i32.const 6))))"#;
+    let allow = Allow {
+        capabilities: names(&["proxy_on_configure", "proxy_log"]),
+        ..Allow::default()
+    };
+    let embedder = Rc::new(Memory::default());
+    let wat = guest(&import("proxy_set_property", 4), body);
+    let plugin = start_restricted(&wat, &allow, &embedder);
+    assert_eq!(plugin.owned_request_headers(), ["x-user"]);
+    let denied = plugin
+        .stats()
+        .denials()
+        .find(|(kind, _)| *kind == DenialKind::Capability);
+    assert_eq!(
+        denied,
+        Some((DenialKind::Capability, 1)),
+        "the other property"
+    );
+}
+
+#[test]
 fn a_guest_is_not_warned_of_names_without_end() {
     // Asks for another property each time: the name's first byte counts up.
     let body = r#"(data (i32.const 100) "a-name")
@@ -306,8 +365,12 @@ fn log_lines_are_bounded_by_the_second() {
     embedder.now_ns.set(200_000_000);
     ticks(3);
     let told = "5 log lines dropped: more than its bound a second";
-    assert_eq!(embedder.log.take(), [told, "line", "line"]);
-    assert_eq!(plugin.stats().log_drops(), 6);
+    assert_eq!(
+        embedder.log.take(),
+        [told, "line"],
+        "two lines, that one too"
+    );
+    assert_eq!(plugin.stats().log_drops(), 7);
 }
 
 #[test]

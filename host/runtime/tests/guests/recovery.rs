@@ -181,14 +181,26 @@ fn a_plugin_that_failed_comes_back_without_a_request() {
 
 #[test]
 fn the_cpu_bound_of_a_request_is_obeyed_and_violated() {
+    cpu_bound_of_a_request("");
+}
+
+#[test]
+fn the_cpu_bound_of_a_request_is_not_left_by_acting_for_another() {
+    cpu_bound_of_a_request("(drop (call $proxy_set_effective_context (i32.const 1)))");
+}
+
+fn cpu_bound_of_a_request(first: &str) {
     // Each chunk of a body is an epoch tick, hence 5 ms.
     let body = r#"
     (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
         (local $n i32)
+        FIRST
         (call $say (i32.const 0) (i32.const 0))
         (loop $l (br_if $l (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 9))))
         (i32.const 0))
-    (func (export "proxy_on_log") (param i32) (call $say (i32.const 0) (i32.const 1)))"#;
+    (func (export "proxy_on_log") (param i32) (call $say (i32.const 0) (i32.const 1)))"#
+        .replace("FIRST", first);
+    let wat = guest(&import("proxy_set_effective_context", 1), &body);
     for (bound_ms, chunks) in [(15, 3..=4), (1_000, 20..=20)] {
         let embedder = Rc::new(Memory::default());
         embedder.ticks_on_log.set(true);
@@ -200,7 +212,7 @@ fn the_cpu_bound_of_a_request_is_obeyed_and_violated() {
             limits,
             ..spec("p")
         };
-        let plugin = start_with(spec, &guest("", body), &embedder).unwrap();
+        let plugin = start_with(spec, &wat, &embedder).unwrap();
         let mut spent = stream(&[&plugin], &[]);
         assert_eq!(spent.request_headers(false), Progress::Continue);
         // Other tests tick the engine too, so that the context's creation may count for one.

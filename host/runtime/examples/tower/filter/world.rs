@@ -11,7 +11,7 @@ use std::{
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use portcullis_runtime::{
     CalloutError, CalloutId, Embedder, HttpCall, LogLevel, Plugin, PluginId, PluginSpec,
-    QueueTarget, Status, StreamToken,
+    QueueTarget, SnapshotWork, Status, StreamToken,
 };
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -19,6 +19,7 @@ use super::stream::Stream;
 
 /// One thread's side of the runtime. Its timers are tasks of the `LocalSet` or `LocalRuntime` that it is used on.
 pub(crate) struct World {
+    worker: u32,
     begun: Instant,
     random: SystemRandom,
     plugins: RefCell<HashMap<PluginId, Weak<Plugin>>>,
@@ -29,8 +30,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new() -> Rc<Self> {
+    /// `worker` is another number for each thread.
+    pub(crate) fn new(worker: u32) -> Rc<Self> {
         Rc::new_cyclic(|itself| Self {
+            worker,
             begun: Instant::now(),
             random: SystemRandom::new(),
             plugins: RefCell::default(),
@@ -41,11 +44,19 @@ impl World {
         })
     }
 
-    /// Makes a plugin reachable for its timer and its queues.
+    /// Makes a plugin reachable for its timer and its queues, and tends it every second: its spare VM, or the snapshot that exchanges begin from.
     pub(crate) fn register(&self, plugin: &Rc<Plugin>) {
+        let registered = Rc::downgrade(plugin);
         self.plugins
             .borrow_mut()
-            .insert(plugin.id(), Rc::downgrade(plugin));
+            .insert(plugin.id(), Weak::clone(&registered));
+        spawn_local(async move {
+            while let Some(plugin) = registered.upgrade() {
+                plugin.tend();
+                drop(plugin);
+                tokio::time::sleep(TEND_PERIOD).await;
+            }
+        });
     }
 
     /// Ends plugins and timers.
@@ -80,11 +91,23 @@ impl World {
     }
 }
 
+const TEND_PERIOD: Duration = Duration::from_secs(1);
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Embedder for World {
+    fn worker(&self) -> u32 {
+        self.worker
+    }
+
+    fn lend_thread(&self, work: SnapshotWork) {
+        // Where there is no thread, the plugin goes on without a snapshot.
+        let spawned = std::thread::Builder::new().spawn(move || work.run());
+        drop(spawned);
+    }
+
     fn unix_time_ns(&self) -> u64 {
         nanoseconds(
             SystemTime::now()
