@@ -2,11 +2,7 @@
 
 use wasmtime::{ExternType, InstancePre, Linker, UnknownImportError};
 
-use crate::{
-    abi::TrapKind,
-    limits::UNKNOWN_IMPORTS_MAX,
-    state::{Ended, VmState},
-};
+use crate::{abi::TrapKind, bounds::Ended, limits::UNKNOWN_IMPORTS_MAX, state::VmState};
 
 /// What becomes of a module that imports functions which this host does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -27,7 +27,9 @@ use crate::{
     embedder::SnapshotWork,
     imports::{self, UnknownImports},
     limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PERIOD_MS},
-    module::{INSTRUMENTED, LoadError, Module, ModuleCache, Origin, Runtime},
+    module::{INSTRUMENTED, LoadError, Module, Origin},
+    module_cache::ModuleCache,
+    runtime::Runtime,
     state::{Owner, Template, VmState},
     vm::Vm,
 };

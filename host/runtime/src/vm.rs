@@ -18,12 +18,13 @@ pub use start::StartFailure;
 
 use crate::{
     abi::{Action, Callback, Callbacks, LogLevel, TrapKind},
+    bounds::{Ended, trap_kind},
     callout::{Answer, CalloutId, HttpCallResponse},
     context::StreamContext,
     exports::{Exports, Phase, call_one},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
-    state::{Ended, Owner, Role, Root, VmState, trap_kind},
+    state::{Owner, Role, Root, VmState},
 };
 
 /// The VM broke in this callback, or had broken before.

@@ -35,9 +35,10 @@ use wasmtime::{Caller, IntoFunc, Linker, Memory};
 
 use crate::{
     abi::{AbiVersion, Failure, Status, TrapKind},
+    bounds::{Ended, trap_kind},
     context::StreamContext,
     memory,
-    state::{Ended, Mode, VmState, trap_kind},
+    state::{Mode, VmState},
 };
 
 /// When a hostcall is served: as in Envoy (proxy-wasm-cpp-host `setRestrictedCallback` in src/wasm.cc and include/proxy-wasm/wasm.h), where

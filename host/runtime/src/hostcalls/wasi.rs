@@ -12,9 +12,10 @@ use wasmtime::Caller;
 use super::{Call, Register, Reply, When, answer, system::log_output};
 use crate::{
     abi::{Failure, LogLevel, Status, TrapKind},
+    bounds::Ended,
     limits::{IOVECS_MAX, LOG_BYTES_MAX, RANDOM_BYTES_MAX},
     memory,
-    state::{Ended, Mode, VmState},
+    state::{Mode, VmState},
 };
 
 /// WASI's error numbers.

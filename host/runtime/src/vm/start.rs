@@ -7,10 +7,11 @@ use wasmtime::{AsContextMut as _, Instance, InstancePre, Store};
 use super::{Live, Shell, Vm};
 use crate::{
     abi::{AbiVersion, Callback, Callbacks, LogLevel, TrapKind},
+    bounds::trap_kind,
     context::ROOT_CONTEXT,
     exports::{Exports, callback_of, function},
     module::Module,
-    state::{Mode, Owner, Role, Template, VmState, trap_kind},
+    state::{Mode, Owner, Role, Template, VmState},
 };
 
 /// Why a VM did not come to stand.
