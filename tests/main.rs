@@ -24,6 +24,7 @@ mod places;
 mod probe;
 mod redis;
 mod reload;
+mod reload_connections;
 mod reload_isolation;
 mod reload_keeps;
 mod reloaded;

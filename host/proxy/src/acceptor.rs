@@ -70,7 +70,15 @@ pub(crate) struct Terms {
     /// The TLS spoken.
     pub(crate) tls: Option<Arc<ServerTls>>,
     /// Shared with the terms before that let in the same clients.
-    ended: Arc<AtomicBool>,
+    end: Arc<End>,
+}
+
+/// Whether terms are over.
+#[derive(Debug, Default)]
+struct End {
+    ended: AtomicBool,
+    /// Others are let in on the same socket now, or served otherwise.
+    replaced: AtomicBool,
 }
 
 impl Terms {
@@ -80,28 +88,34 @@ impl Terms {
             listener: listener.name.clone(),
             is_tcp: listener.tcp.is_some(),
             tls: tls.cloned(),
-            ended: Arc::default(),
+            end: Arc::default(),
         }
     }
 
     /// These are followed by `next`: where they let in others, or serve them otherwise, they end.
     pub(crate) fn be_followed_by(&self, next: Self) -> Self {
         if self.ask_the_same(&next) {
-            let ended = Arc::clone(&self.ended);
-            return Self { ended, ..next };
+            let end = Arc::clone(&self.end);
+            return Self { end, ..next };
         }
+        self.end.replaced.store(true, Ordering::Relaxed);
         self.end();
         next
     }
 
-    /// Has the connections under these terms closed, each after the requests it has open.
+    /// Has the HTTP connections under these terms closed, each after the requests it has open.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.end.ended.store(true, Ordering::Relaxed);
     }
 
     /// Whether they have ended.
     pub(crate) fn have_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        self.end.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether they have ended since others are let in now: TCP connections are closed for that, and not for a listener that is taken out.
+    pub(crate) fn are_replaced(&self) -> bool {
+        self.end.replaced.load(Ordering::Relaxed)
     }
 
     /// Whether a client that these let in is let in by those too, and served by the same means.
@@ -139,7 +153,7 @@ impl Control {
         if terms.have_ended() {
             tracing::info!(
                 listener = next.listener,
-                "connections from before are closed after their requests: others are let in now"
+                "connections from before are closed, those of HTTP after their requests: others are let in now"
             );
         }
         *terms = Arc::new(next);

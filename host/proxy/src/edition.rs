@@ -49,7 +49,7 @@ pub(crate) struct Edition {
     changed: Notify,
 }
 
-/// A TCP connection's hold on its edition.
+/// An exchange's hold on its edition: a request's, or a TCP connection's.
 pub(crate) struct Stay(Rc<Edition>);
 
 impl Deref for Stay {
@@ -62,7 +62,11 @@ impl Deref for Stay {
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.0.leave();
+        let open = self.open.get().saturating_sub(1);
+        self.open.set(open);
+        if open == 0 && self.ending.get() {
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -176,24 +180,10 @@ impl Edition {
         }
     }
 
-    /// A TCP connection begins; it is over when what this gives is dropped.
+    /// An exchange begins; it is over when what this gives is dropped.
     pub(crate) fn stay(self: Rc<Self>) -> Stay {
-        self.enter();
-        Stay(self)
-    }
-
-    /// An exchange begins.
-    pub(crate) fn enter(&self) {
         self.open.set(self.open.get().saturating_add(1));
-    }
-
-    /// An exchange is over, and nothing of it is left.
-    pub(crate) fn leave(&self) {
-        let open = self.open.get().saturating_sub(1);
-        self.open.set(open);
-        if open == 0 && self.ending.get() {
-            self.changed.notify_one();
-        }
+        Stay(self)
     }
 
     /// Does not wait for exchanges any longer: those that need its plugins are refused.
