@@ -27,6 +27,7 @@ mod reload;
 mod reload_connections;
 mod reload_isolation;
 mod reload_keeps;
+mod reload_queues;
 mod reloaded;
 mod restricted;
 mod served;

@@ -114,6 +114,8 @@ pub(crate) async fn serve(
         .watch
         .then(|| watch(&path, &front.plan().policy.sha256));
     let mut hangups = Hangups::new(triggers.hangup);
+    let ended = front.workers.first().map(|it| Arc::clone(&it.ended));
+    let ended = ended.unwrap_or_default();
     loop {
         tokio::select! {
             Some((policy, done)) = requests.recv() => {
@@ -121,6 +123,8 @@ pub(crate) async fn serve(
                 // Who asked may have gone.
                 done.send(result).ok();
             }
+            // On this thread, since `/metrics` has a hold on every plugin's counters while it is written.
+            () = ended.notified() => front.plan().forget_unused(),
             () = hangups.next() => {
                 tracing::info!(policy = %path.display(), "SIGHUP: reloading");
                 reload(&front, Source::File(path.clone())).await.ok();
@@ -193,7 +197,6 @@ async fn replace(front: &Rc<Front>, source: Source) -> Result<(), ServeError> {
     }
     drop(earlier);
     front.install(Arc::clone(&plan), sockets);
-    plan.forget_unused();
     Ok(())
 }
 

@@ -208,6 +208,7 @@ fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>
         .policy
         .workers
         .map_or_else(available, std::num::NonZero::get);
+    let ended = Arc::default();
     let mut receivers = Vec::new();
     let mut workers = Vec::new();
     for _ in 0..count {
@@ -217,6 +218,7 @@ fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>
             commands,
             connections: Arc::default(),
             editions: Arc::default(),
+            ended: Arc::clone(&ended),
             stats: Arc::default(),
         });
     }

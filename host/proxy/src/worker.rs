@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyper_util::server::conn::auto;
 use portcullis_runtime::QueueTarget;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
 
 use crate::connection::{self, Accepted, Connection, Connections};
@@ -49,6 +49,8 @@ pub(crate) struct WorkerRef {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Earlier editions that exchanges still run on.
     pub(crate) editions: Arc<AtomicUsize>,
+    /// Told when an earlier edition has ended; one for all workers.
+    pub(crate) ended: Arc<Notify>,
     /// Its counters.
     pub(crate) stats: Arc<WorkerStats>,
 }
@@ -67,6 +69,7 @@ pub(crate) struct Worker {
     /// The earliest first; `editions` counts them.
     earlier: RefCell<Vec<Rc<Edition>>>,
     editions: Arc<AtomicUsize>,
+    ended: Arc<Notify>,
 }
 
 impl Worker {
@@ -105,9 +108,12 @@ impl Worker {
         let worker = Rc::clone(self);
         spawn_local(async move {
             edition.end().await;
-            let mut earlier = worker.earlier.borrow_mut();
-            earlier.retain(|it| !Rc::ptr_eq(it, &edition));
+            let of_others = |it: &Rc<Edition>| !Rc::ptr_eq(it, &edition);
+            worker.earlier.borrow_mut().retain(of_others);
             worker.editions.fetch_sub(1, Ordering::Relaxed);
+            // With it go its plugins; what only they had is the front's to forget.
+            drop(edition);
+            worker.ended.notify_one();
         });
     }
 
@@ -194,6 +200,7 @@ pub(crate) fn run(
             prepared: RefCell::default(),
             earlier: RefCell::default(),
             editions: Arc::clone(&own.editions),
+            ended: Arc::clone(&own.ended),
         });
         if started.send(Ok(())).is_ok() {
             serve(&worker, commands).await;
