@@ -28,6 +28,7 @@ mod reload_connections;
 mod reload_isolation;
 mod reload_keeps;
 mod reload_queues;
+mod reload_signals;
 mod reloaded;
 mod restricted;
 mod served;

@@ -8,11 +8,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::{Accepted, Place};
@@ -207,7 +206,9 @@ impl Dispatcher {
             match next {
                 None => return,
                 Some((permit, Ok((stream, source)))) => {
-                    self.give(stream, source, address, permit, &control);
+                    if let Ok(stream) = stream.into_std() {
+                        self.give(stream, source, address, permit, &control);
+                    }
                 }
                 Some((_, Err(error))) => {
                     // Out of file descriptors, mostly: connections have to end before there are more.
@@ -216,27 +217,46 @@ impl Dispatcher {
                 }
             }
         }
-        // Clients that have been told by the system that they are connected are not to be told otherwise.
-        let mut context = Context::from_waker(Waker::noop());
-        while let Ok(permit) = Arc::clone(&self.places).try_acquire_owned()
-            && let Poll::Ready(Ok((stream, source))) = listener.poll_accept(&mut context)
-        {
-            self.give(stream, source, address, permit, &control);
+        if let Err(error) = self.accept_waiting(listener, address, &control) {
+            tracing::warn!(%address, %error, "connections that waited are lost");
         }
+    }
+
+    /// Accepts those that wait, and no more: clients that the system has told that they are connected are not to be told otherwise. By the
+    /// system's own call, since what tokio knows of the socket may be old, and it hands out so many at a time only.
+    fn accept_waiting(
+        &self,
+        listener: TcpListener,
+        address: SocketAddr,
+        control: &Control,
+    ) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        while let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, source)) => {
+                    stream.set_nonblocking(true)?;
+                    self.give(stream, source, address, permit, control);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    // That one has gone again.
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(())
     }
 
     fn give(
         &self,
-        stream: TcpStream,
+        stream: std::net::TcpStream,
         source: SocketAddr,
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
         control: &Control,
     ) {
         let destination = stream.local_addr().unwrap_or(address);
-        let Ok(stream) = stream.into_std() else {
-            return;
-        };
         let worker = self
             .workers
             .iter()
@@ -261,5 +281,69 @@ impl Dispatcher {
         {
             tracing::error!("a worker is gone");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[test]
+    fn whoever_waits_when_a_listener_stops_is_accepted() {
+        // More than tokio hands out at a time.
+        const WAITING: usize = 300;
+        let bound = Bound::new(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = bound.address;
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        let (commands, mut given) = unbounded_channel();
+        let worker = WorkerRef {
+            commands,
+            connections: Arc::default(),
+            editions: Arc::default(),
+            ended: Arc::default(),
+            stats: Arc::default(),
+        };
+        let control = Control::new(Terms {
+            listener: "plain".into(),
+            is_tcp: false,
+            tls: None,
+            end: Arc::default(),
+        });
+        control.stop();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let dispatcher = Arc::new(Dispatcher::new(vec![worker]));
+        runtime.block_on(dispatcher.accept(bound, control));
+        let mut sources = Vec::new();
+        while let Ok(Command::Serve(accepted)) = given.try_recv() {
+            sources.push(accepted.source);
+        }
+        for client in &waiting {
+            assert!(sources.contains(&client.local_addr().unwrap()));
+        }
+        assert_eq!(sources.len(), WAITING);
+    }
+
+    #[test]
+    fn terms_end_in_two_ways() {
+        let terms = |is_tcp| Terms {
+            listener: "plain".into(),
+            is_tcp,
+            tls: None,
+            end: Arc::default(),
+        };
+        let first = terms(true);
+        let same = first.be_followed_by(terms(true));
+        assert!(!first.have_ended());
+        let other = same.be_followed_by(terms(false));
+        assert!(first.have_ended() && first.are_replaced());
+        assert!(!other.have_ended());
+        other.end();
+        assert!(other.have_ended() && !other.are_replaced());
     }
 }

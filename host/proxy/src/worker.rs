@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 
 use crate::connection::{self, Accepted, Connection, Connections};
 use crate::edition::{Edition, Site};
-use crate::limits::SWEEP_PERIOD;
+use crate::limits::{DRAIN_PERIOD, SWEEP_PERIOD};
 use crate::plan::Plan;
 use crate::policy::Problem;
 use crate::spawn::Local;
@@ -241,6 +241,8 @@ async fn serve(worker: &Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
 async fn drain(worker: &Rc<Worker>, timeout: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < timeout {
+        // First: a connection that has just been handed over comes to be counted, and its request to be read.
+        tokio::time::sleep(DRAIN_PERIOD).await;
         // Again and again: a connection may have been in its handshake, or hold half a request.
         let now = Instant::now();
         let open = worker.connections.each(|connection| {
@@ -250,12 +252,11 @@ async fn drain(worker: &Rc<Worker>, timeout: Duration) {
         if open == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let left = worker.connections.each(Connection::abort);
     if left > 0 {
         tracing::warn!(connections = left, "closed before their requests were done");
         // So that each of them is dropped on its own task.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(DRAIN_PERIOD).await;
     }
 }
