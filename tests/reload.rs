@@ -336,7 +336,15 @@ fn a_changed_file_and_a_signal_reload_and_say_so() -> Result<()> {
     )?;
     served.process.signal(Signal::HUP)?;
     until(BOUND, "another module", || Ok(digest()? != before))?;
-    runs(2)
+    runs(2)?;
+    // What was refused once is read again when it is written again: what it names may have changed.
+    until(BOUND, "the present policy to be seen", || {
+        Ok(served.process.log().contains("it is the policy that runs"))
+    })?;
+    fs::write(served.policy(), "listeners: []\nroutes: []\n")?;
+    until(BOUND, "a second refused reload", || {
+        Ok(served.metric(&["portcullis_reloads_total", "result=\"refused\""])? >= 2.0)
+    })
 }
 
 #[test]

@@ -9,19 +9,9 @@ use portcullis_tests::client::Route;
 use portcullis_tests::http1::Request;
 use serde_json::{Value, json};
 
-use crate::reloaded::{BOUND, Reloaded, edition_of, set_edition};
+use crate::reloaded::{BOUND, Reloaded, edition_of, metric, set_edition};
 
 const ALL: [&str; 3] = ["shared", "plugin", "request"];
-
-/// The sum of all samples of the metrics whose line holds every one of `parts`.
-fn metric(proxy: &Reloaded, parts: &[&str]) -> Result<f64> {
-    let text = proxy.admin("/metrics")?.text();
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let found = lines.filter(|line| parts.iter().all(|part| line.contains(part)));
-    Ok(found
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum())
-}
 
 fn earlier_end(proxy: &Reloaded) -> Result<()> {
     until(BOUND, "earlier policies to end", || {

@@ -45,15 +45,15 @@ fn shared_data_and_what_is_counted_survive() -> Result<()> {
         counted.is_some_and(|line| line.ends_with(" 5")),
         "{metrics}"
     );
-    // A filter that is taken out is forgotten, and its counters with it.
+    // A filter that is taken out is forgotten once its policy has ended, and its counters with it.
     proxy.reload(|policy| {
         policy["filters"].as_array_mut().map(Vec::pop);
     })?;
-    proxy.reload(|policy| set_edition(policy, 4))?;
-    let metrics = proxy.admin("/metrics")?.text();
-    ensure!(!metrics.contains("plugin=\"limit\""), "{metrics}");
-    ensure!(metrics.contains("plugin=\"edition\""), "{metrics}");
-    Ok(())
+    until(BOUND, "the filter to be forgotten", || {
+        let metrics = proxy.admin("/metrics")?.text();
+        ensure!(metrics.contains("plugin=\"edition\""), "{metrics}");
+        Ok(!metrics.contains("plugin=\"limit\""))
+    })
 }
 
 #[test]
@@ -94,6 +94,10 @@ fn listeners_stay_come_and_go() -> Result<()> {
     on_second.exchange(&Request::get("/"))?;
     // A port that is freed can be taken again, the admin's too.
     let admin = proxy.running()?.admin().context("no admin")?;
+    let mut on_admin = Route::plain(admin).open()?;
+    let mut ready = Request::get("/ready");
+    ready.authority = admin.to_string().into_bytes();
+    ensure!(on_admin.exchange(&ready)?.status == 200);
     proxy.reload(|policy| {
         policy["listeners"] = json!([
             {"name": "second", "address": "127.0.0.1:0"}, {"name": "plain", "address": first.to_string()},
@@ -106,6 +110,7 @@ fn listeners_stay_come_and_go() -> Result<()> {
     until(BOUND, "the old admin page to close", || {
         Ok(TcpStream::connect(admin).is_err())
     })?;
+    expect_close(&mut on_admin).context("the old admin page goes on to answer")?;
     // Two listeners cannot change places at once, and are told so.
     let error = proxy
         .reload(|policy| {

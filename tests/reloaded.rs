@@ -179,6 +179,16 @@ impl Drop for Reloaded {
     }
 }
 
+/// The sum of all samples of the metrics whose line holds every one of `parts`.
+pub(crate) fn metric(proxy: &Reloaded, parts: &[&str]) -> Result<f64> {
+    let text = proxy.admin("/metrics")?.text();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let found = lines.filter(|line| parts.iter().all(|part| line.contains(part)));
+    Ok(found
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum())
+}
+
 pub(crate) fn set_edition(policy: &mut Value, edition: u64) {
     if let Some(configured) = policy.pointer_mut("/filters/0/configuration/edition") {
         *configured = edition.into();

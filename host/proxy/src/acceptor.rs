@@ -8,11 +8,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::connection::{Accepted, Place};
@@ -70,7 +69,15 @@ pub(crate) struct Terms {
     /// The TLS spoken.
     pub(crate) tls: Option<Arc<ServerTls>>,
     /// Shared with the terms before that let in the same clients.
-    ended: Arc<AtomicBool>,
+    end: Arc<End>,
+}
+
+/// Whether terms are over.
+#[derive(Debug, Default)]
+struct End {
+    ended: AtomicBool,
+    /// Others are let in on the same socket now, or served otherwise.
+    replaced: AtomicBool,
 }
 
 impl Terms {
@@ -80,28 +87,34 @@ impl Terms {
             listener: listener.name.clone(),
             is_tcp: listener.tcp.is_some(),
             tls: tls.cloned(),
-            ended: Arc::default(),
+            end: Arc::default(),
         }
     }
 
     /// These are followed by `next`: where they let in others, or serve them otherwise, they end.
     pub(crate) fn be_followed_by(&self, next: Self) -> Self {
         if self.ask_the_same(&next) {
-            let ended = Arc::clone(&self.ended);
-            return Self { ended, ..next };
+            let end = Arc::clone(&self.end);
+            return Self { end, ..next };
         }
+        self.end.replaced.store(true, Ordering::Relaxed);
         self.end();
         next
     }
 
-    /// Has the connections under these terms closed, each after the requests it has open.
+    /// Has the HTTP connections under these terms closed, each after the requests it has open.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.end.ended.store(true, Ordering::Relaxed);
     }
 
     /// Whether they have ended.
     pub(crate) fn have_ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
+        self.end.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether they have ended since others are let in now: TCP connections are closed for that, and not for a listener that is taken out.
+    pub(crate) fn are_replaced(&self) -> bool {
+        self.end.replaced.load(Ordering::Relaxed)
     }
 
     /// Whether a client that these let in is let in by those too, and served by the same means.
@@ -139,7 +152,7 @@ impl Control {
         if terms.have_ended() {
             tracing::info!(
                 listener = next.listener,
-                "connections from before are closed after their requests: others are let in now"
+                "connections from before are closed, those of HTTP after their requests: others are let in now"
             );
         }
         *terms = Arc::new(next);
@@ -193,7 +206,9 @@ impl Dispatcher {
             match next {
                 None => return,
                 Some((permit, Ok((stream, source)))) => {
-                    self.give(stream, source, address, permit, &control);
+                    if let Ok(stream) = stream.into_std() {
+                        self.give(stream, source, address, permit, &control);
+                    }
                 }
                 Some((_, Err(error))) => {
                     // Out of file descriptors, mostly: connections have to end before there are more.
@@ -202,27 +217,46 @@ impl Dispatcher {
                 }
             }
         }
-        // Clients that have been told by the system that they are connected are not to be told otherwise.
-        let mut context = Context::from_waker(Waker::noop());
-        while let Ok(permit) = Arc::clone(&self.places).try_acquire_owned()
-            && let Poll::Ready(Ok((stream, source))) = listener.poll_accept(&mut context)
-        {
-            self.give(stream, source, address, permit, &control);
+        if let Err(error) = self.accept_waiting(listener, address, &control) {
+            tracing::warn!(%address, %error, "connections that waited are lost");
         }
+    }
+
+    /// Accepts those that wait, and no more: clients that the system has told that they are connected are not to be told otherwise. By the
+    /// system's own call, since what tokio knows of the socket may be old, and it hands out so many at a time only.
+    fn accept_waiting(
+        &self,
+        listener: TcpListener,
+        address: SocketAddr,
+        control: &Control,
+    ) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        while let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, source)) => {
+                    stream.set_nonblocking(true)?;
+                    self.give(stream, source, address, permit, control);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    // That one has gone again.
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(())
     }
 
     fn give(
         &self,
-        stream: TcpStream,
+        stream: std::net::TcpStream,
         source: SocketAddr,
         address: SocketAddr,
         permit: OwnedSemaphorePermit,
         control: &Control,
     ) {
         let destination = stream.local_addr().unwrap_or(address);
-        let Ok(stream) = stream.into_std() else {
-            return;
-        };
         let worker = self
             .workers
             .iter()
@@ -247,5 +281,69 @@ impl Dispatcher {
         {
             tracing::error!("a worker is gone");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[test]
+    fn whoever_waits_when_a_listener_stops_is_accepted() {
+        // More than tokio hands out at a time.
+        const WAITING: usize = 300;
+        let bound = Bound::new(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = bound.address;
+        let waiting: Vec<_> = (0..WAITING)
+            .map(|_| std::net::TcpStream::connect(address).unwrap())
+            .collect();
+        let (commands, mut given) = unbounded_channel();
+        let worker = WorkerRef {
+            commands,
+            connections: Arc::default(),
+            editions: Arc::default(),
+            ended: Arc::default(),
+            stats: Arc::default(),
+        };
+        let control = Control::new(Terms {
+            listener: "plain".into(),
+            is_tcp: false,
+            tls: None,
+            end: Arc::default(),
+        });
+        control.stop();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let dispatcher = Arc::new(Dispatcher::new(vec![worker]));
+        runtime.block_on(dispatcher.accept(bound, control));
+        let mut sources = Vec::new();
+        while let Ok(Command::Serve(accepted)) = given.try_recv() {
+            sources.push(accepted.source);
+        }
+        for client in &waiting {
+            assert!(sources.contains(&client.local_addr().unwrap()));
+        }
+        assert_eq!(sources.len(), WAITING);
+    }
+
+    #[test]
+    fn terms_end_in_two_ways() {
+        let terms = |is_tcp| Terms {
+            listener: "plain".into(),
+            is_tcp,
+            tls: None,
+            end: Arc::default(),
+        };
+        let first = terms(true);
+        let same = first.be_followed_by(terms(true));
+        assert!(!first.have_ended());
+        let other = same.be_followed_by(terms(false));
+        assert!(first.have_ended() && first.are_replaced());
+        assert!(!other.have_ended());
+        other.end();
+        assert!(other.have_ended() && !other.are_replaced());
     }
 }

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::spawn_local;
+use tokio::task::JoinSet;
 
 use crate::acceptor::Bound;
 use crate::front::Front;
@@ -30,7 +30,7 @@ impl Admin {
         Self(front)
     }
 
-    /// Serves until it is dropped.
+    /// Serves until it is dropped, and its connections with it: a page that was taken out is not to answer any more.
     pub(crate) async fn serve(self, bound: Bound) {
         let listener = match bound.into_tokio() {
             Ok(listener) => listener,
@@ -40,13 +40,16 @@ impl Admin {
             }
         };
         let this = Rc::new(self);
+        let mut connections = JoinSet::new();
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let accepted = listener.accept().await;
+            while connections.try_join_next().is_some() {}
+            let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let this = Rc::clone(&this);
-            spawn_local(async move {
+            connections.spawn_local(async move {
                 let service = service_fn(|request| {
                     std::future::ready(Ok::<_, Infallible>(this.answer(&request)))
                 });
@@ -64,6 +67,8 @@ impl Admin {
         let mut policy = front.plan().policy.view();
         if let Some(keys) = policy.as_object_mut() {
             keys.insert("reload".into(), front.reloads.borrow().view());
+            // As many as there are: a reload does not change that.
+            keys.insert("workers".into(), front.workers.len().into());
         }
         serde_json::to_vec_pretty(&policy)
             .unwrap_or_default()

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::acceptor::Terms;
+use crate::edition::Stay;
 use crate::fields::Scheme;
 use crate::limits::{
     CLOSE_GRACE, CONNECTION_IDLE_TIMEOUT, CONNECTION_STALL_TIMEOUT, FIRST_REQUEST_TIMEOUT,
@@ -32,7 +34,7 @@ use crate::limits::{
 };
 use crate::request;
 use crate::spawn::Local;
-use crate::tcp;
+use crate::tcp::{self, TcpRoute};
 use crate::worker::Worker;
 
 /// A connection as it comes from the acceptor.
@@ -95,19 +97,74 @@ enum Closing {
     Abort,
 }
 
-impl Connection {
-    /// A request begins.
-    pub(crate) fn enter(&self) {
-        self.open.set(self.open.get().saturating_add(1));
-        self.served.set(true);
-    }
+/// A request on its connection; over when dropped, if not before.
+pub(crate) struct Turn {
+    connection: Rc<Connection>,
+    over: Cell<bool>,
+}
 
-    /// A request is over, now.
-    pub(crate) fn leave(&self, now: Instant) {
+impl Turn {
+    /// It is over, now.
+    pub(crate) fn end(&self, now: Instant) {
+        if self.over.replace(true) {
+            return;
+        }
         let open = self.open.get().saturating_sub(1);
         self.open.set(open);
         if open == 0 {
             self.idle_since.set(now);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.over.get() {
+            self.end(Instant::now());
+        }
+    }
+}
+
+impl Deref for Turn {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// A request from the moment it is handed over: what it runs on, and its place on the connection.
+pub(crate) type Begun = (Stay, Turn);
+
+impl Connection {
+    /// A request begins.
+    pub(crate) fn enter(self: &Rc<Self>) -> Turn {
+        self.open.set(self.open.get().saturating_add(1));
+        self.served.set(true);
+        Turn {
+            connection: Rc::clone(self),
+            over: Cell::new(false),
+        }
+    }
+
+    /// A request begins, unless its client had to be gone by now: one that does not let HTTP/2 end could go on for as long as it keeps a stream
+    /// open, under a policy that may not let it in.
+    fn admit(self: &Rc<Self>) -> Option<Turn> {
+        if self.terms.have_ended() {
+            let now = Instant::now();
+            self.close_gracefully(now);
+            if self.grace_is_over(now) {
+                return None;
+            }
+        }
+        Some(self.enter())
+    }
+
+    fn grace_is_over(&self, now: Instant) -> bool {
+        match self.closing.get() {
+            Closing::No => false,
+            Closing::Graceful(since) => now.saturating_duration_since(since) >= CLOSE_GRACE,
+            Closing::Abort => true,
         }
     }
 
@@ -135,7 +192,12 @@ impl Connection {
     /// Closes what has stood still for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         if self.terms.have_ended() {
-            self.close_gracefully(now);
+            match (self.terms.is_tcp, self.terms.are_replaced()) {
+                (false, _) => self.close_gracefully(now),
+                // There is no request to wait for.
+                (true, true) => return self.abort(),
+                (true, false) => {}
+            }
         }
         let moved = self.moved.load(Ordering::Relaxed);
         if self.moved_seen.replace(moved) != moved {
@@ -149,9 +211,7 @@ impl Connection {
         }
         let idle = now.saturating_duration_since(self.idle_since.get());
         match self.closing.get() {
-            Closing::Graceful(since) if now.saturating_duration_since(since) >= CLOSE_GRACE => {
-                self.abort()
-            }
+            Closing::Graceful(_) if self.grace_is_over(now) => self.abort(),
             Closing::No if !self.served.get() && idle >= FIRST_REQUEST_TIMEOUT => self.abort(),
             Closing::No if idle >= CONNECTION_IDLE_TIMEOUT => self.close_gracefully(now),
             _ => {}
@@ -159,8 +219,31 @@ impl Connection {
     }
 }
 
+/// What carries a TCP connection.
+type Carrier = (Stay, Rc<TcpRoute>);
+
 /// Serves a connection until it ends.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub(crate) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    // Taken now, and not after the handshake: the listener has this name in the policy that runs now.
+    let terms = &accepted.terms;
+    let carrier = terms.is_tcp.then(|| {
+        let edition = worker.edition();
+        let route = edition.tcp_route(&terms.listener)?;
+        Some(Box::new((edition.stay(), route)))
+    });
+    async move {
+        match carrier {
+            None => shake_hands(worker, accepted, None).await,
+            Some(Some(carrier)) => shake_hands(worker, accepted, Some(carrier)).await,
+            // No listener of this name: none that is taken out is accepted from after the switch.
+            Some(None) => {
+                tracing::error!(source = %accepted.source, "a TCP listener without a route")
+            }
+        }
+    }
+}
+
+async fn shake_hands(worker: Rc<Worker>, accepted: Accepted, carrier: Option<Box<Carrier>>) {
     let Accepted {
         stream,
         source,
@@ -186,9 +269,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         tls: None,
         state: Default::default(),
     };
-    let on = (Rc::clone(&worker), Arc::clone(&terms), place);
-    match &terms.tls {
-        None => run(on, stream, info, Scheme::Http).await,
+    match terms.tls.clone() {
+        None => run((worker, terms, place), carrier, stream, info, Scheme::Http).await,
         Some(tls) => {
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.config));
             match tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -197,7 +279,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                         tls: Some(tls.facts(stream.get_ref().1)),
                         ..info
                     };
-                    run(on, stream, info, Scheme::Https).await;
+                    run((worker, terms, place), carrier, stream, info, Scheme::Https).await;
                 }
                 Ok(Err(error)) => {
                     worker.stats.count_handshake_failure();
@@ -214,6 +296,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 
 async fn run<S>(
     (worker, terms, place): (Rc<Worker>, Arc<Terms>, Place),
+    carrier: Option<Box<Carrier>>,
     stream: S,
     info: ConnectionInfo,
     scheme: Scheme,
@@ -222,16 +305,6 @@ async fn run<S>(
 {
     let moved = Arc::new(AtomicU64::new(0));
     let now = Instant::now();
-    let edition = worker.edition();
-    let tcp = if terms.is_tcp {
-        // Taken out since the connection was accepted.
-        let Some(route) = edition.tcp_route(&terms.listener) else {
-            return;
-        };
-        Some(route)
-    } else {
-        None
-    };
     let connection = Rc::new(Connection {
         info: Rc::new(info),
         scheme,
@@ -241,29 +314,27 @@ async fn run<S>(
         moved: Arc::clone(&moved),
         moved_seen: Cell::new(0),
         moved_at: Cell::new(now),
-        stall_timeout: tcp
+        stall_timeout: carrier
             .as_ref()
-            .map_or(CONNECTION_STALL_TIMEOUT, |route| route.idle_timeout),
+            .map_or(CONNECTION_STALL_TIMEOUT, |carrier| carrier.1.idle_timeout),
         closing: Cell::new(Closing::No),
         close: Notify::new(),
-        terms: Arc::clone(&terms),
+        terms,
         _place: place,
     });
     worker.connections.add(&connection);
-    if let Some(route) = tcp {
+    if let Some(carrier) = carrier {
+        let (edition, route) = &*carrier;
         // In a box of its own: an HTTP connection's task is no larger for it.
-        return Box::pin(tcp::serve(
-            &edition.stay(),
-            &route,
-            &connection,
-            stream,
-            &moved,
-        ))
-        .await;
+        return Box::pin(tcp::serve(edition, route, &connection, stream, &moved)).await;
     }
-    drop(edition);
-    let service =
-        service_fn(|request| request::serve(worker.edition(), Rc::clone(&connection), request));
+    let service = service_fn(|request| {
+        // Now, and not when the request's task first runs: the policy may be replaced and the connection swept in between.
+        let begun = connection
+            .admit()
+            .map(|turn| (worker.edition().stay(), turn));
+        request::serve(begun, request)
+    });
     let io = Watched::new(stream, moved);
     let mut serving = std::pin::pin!(worker.http.serve_connection_with_upgrades(io, service));
     loop {

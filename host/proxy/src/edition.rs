@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use portcullis_runtime::{Callback, Chain, Embedder, Plugin, PluginId, RouteInfo};
+use portcullis_runtime::{Callback, Chain, Embedder, Plugin, PluginId, RouteInfo, Shared};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -39,6 +39,7 @@ pub(crate) struct Edition {
     /// By the listener's name.
     tcp_routes: HashMap<String, Rc<TcpRoute>>,
     policy: Arc<Policy>,
+    shared: Arc<Shared>,
     routes: HashMap<*const Route, Rc<RouteState>>,
     log: Option<AccessLog>,
     plugins: Vec<Rc<Plugin>>,
@@ -49,7 +50,7 @@ pub(crate) struct Edition {
     changed: Notify,
 }
 
-/// A TCP connection's hold on its edition.
+/// An exchange's hold on its edition: a request's, or a TCP connection's.
 pub(crate) struct Stay(Rc<Edition>);
 
 impl Deref for Stay {
@@ -62,7 +63,11 @@ impl Deref for Stay {
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.0.leave();
+        let open = self.open.get().saturating_sub(1);
+        self.open.set(open);
+        if open == 0 && self.ending.get() {
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -137,6 +142,8 @@ impl Edition {
                     plugins.push(plugin);
                 }
                 Err(error) => {
+                    let started = plugins.iter().map(|plugin| plugin.id());
+                    leave_queues(&plan.shared, &embedder, started.chain([id]));
                     plugins.iter().for_each(|plugin| plugin.shut_down());
                     embedder.stop();
                     return Err(canary::start_problems(instance, &error));
@@ -176,24 +183,10 @@ impl Edition {
         }
     }
 
-    /// A TCP connection begins; it is over when what this gives is dropped.
+    /// An exchange begins; it is over when what this gives is dropped.
     pub(crate) fn stay(self: Rc<Self>) -> Stay {
-        self.enter();
-        Stay(self)
-    }
-
-    /// An exchange begins.
-    pub(crate) fn enter(&self) {
         self.open.set(self.open.get().saturating_add(1));
-    }
-
-    /// An exchange is over, and nothing of it is left.
-    pub(crate) fn leave(&self) {
-        let open = self.open.get().saturating_sub(1);
-        self.open.set(open);
-        if open == 0 && self.ending.get() {
-            self.changed.notify_one();
-        }
+        Stay(self)
     }
 
     /// Does not wait for exchanges any longer: those that need its plugins are refused.
@@ -232,9 +225,23 @@ impl Edition {
         self.embedder.stop();
     }
 
-    /// Asks its plugins to end, without waiting for those that are not ready to.
+    /// Asks its plugins to end, without waiting for those that are not ready to. Their queues are those of the plugins that go on.
     pub(crate) fn shut_down(&self) {
+        let ids = self.plugins.iter().map(|plugin| plugin.id());
+        leave_queues(&self.shared, &self.embedder, ids);
         self.plugins.iter().for_each(|plugin| plugin.shut_down());
+    }
+}
+
+fn leave_queues(
+    shared: &Shared,
+    embedder: &WorkerEmbedder,
+    plugins: impl Iterator<Item = PluginId>,
+) {
+    for plugin in plugins {
+        for target in shared.queues.leave(embedder.worker(), plugin) {
+            embedder.notify_queue(target);
+        }
     }
 }
 
@@ -337,6 +344,7 @@ fn assemble(
         embedder,
         stats: Arc::clone(&site.stats),
         policy: Arc::clone(policy),
+        shared: Arc::clone(&plan.shared),
         routes,
         log: plan.log.clone(),
         plugins,

@@ -186,7 +186,7 @@ impl Front {
         })
     }
 
-    /// Makes `plan` the one that runs: new sockets listen, others get its terms or stop.
+    /// Makes `plan` the one that runs: new sockets listen, others get its terms. Those it has no listener for have stopped.
     pub(crate) fn install(self: &Rc<Self>, plan: Arc<Plan>, sockets: Sockets) {
         let earlier = self.plan.replace(Arc::clone(&plan));
         let is_first = Arc::ptr_eq(&earlier, &plan);
@@ -220,12 +220,6 @@ impl Front {
                     control: Some(control),
                     task: spawn_local(accept),
                 });
-            }
-        }
-        for removed in listening {
-            tracing::info!(listener = removed.name, address = %removed.address, "listener removed, it drains");
-            if let Some(control) = removed.control {
-                control.stop();
             }
         }
         *self.listening.borrow_mut() = next;
@@ -267,10 +261,19 @@ impl Front {
             .unwrap_or_else(PoisonError::into_inner) = told;
     }
 
-    /// Accepts no more, for good.
-    pub(crate) async fn stop_listening(&self) {
-        for listening in self.listening.take() {
-            listening.task.abort();
+    /// Accepts what waits, and then no more, on all sockets that `listeners` have no use for. Whatever was accepted has been handed to a
+    /// worker when this returns.
+    pub(crate) async fn stop_listening_but_for(&self, listeners: &[Listener]) {
+        let stays = |it: &Listening| listeners.iter().any(|listener| it.is_for(listener));
+        let (stay, stop): (Vec<_>, Vec<_>) = self.listening.take().into_iter().partition(stays);
+        *self.listening.borrow_mut() = stay;
+        for listening in &stop {
+            tracing::info!(listener = listening.name, address = %listening.address, "accepts no more");
+            if let Some(control) = &listening.control {
+                control.stop();
+            }
+        }
+        for listening in stop {
             listening.task.await.ok();
         }
     }

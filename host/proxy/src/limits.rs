@@ -25,6 +25,8 @@ pub(crate) const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub(crate) const CONNECTION_STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often idle connections are looked for: one pass a worker costs less than a timer a request.
 pub(crate) const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// How often a worker that drains looks at its connections.
+pub(crate) const DRAIN_PERIOD: Duration = Duration::from_millis(20);
 /// From graceful close to hard close of an idle connection.
 pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 

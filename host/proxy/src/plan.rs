@@ -1,6 +1,7 @@
 //! What a proxy is made from: a policy with its modules, clusters, certificates and log, and what it takes over from the one before.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use portcullis_runtime::{Module, PluginSpec, Shared};
 
@@ -22,7 +23,8 @@ pub(crate) struct Plan {
     pub(crate) policy: Arc<Policy>,
     /// A spec and a module for each of the policy's instances.
     pub(crate) plugins: Vec<Loaded>,
-    /// The first one's id. No two plugins of a process have the same, or a queue's entry could come to another policy's plugin.
+    /// The first one's id. No two plugins of a process have the same, those of refused policies included, or a queue's entry could come to
+    /// another policy's plugin.
     pub(crate) first_plugin: u32,
     /// Shared data, queues, metrics and counters of the process.
     pub(crate) shared: Arc<Shared>,
@@ -79,7 +81,7 @@ impl Plan {
         let log = AccessLog::open(&policy.access_log, earlier.and_then(|it| it.log.as_ref()));
         Ok(Self {
             plugins,
-            first_plugin: earlier.map_or(0, Self::next_plugin),
+            first_plugin: take_ids(policy.instances.len()),
             shared: earlier.map(|it| Arc::clone(&it.shared)).unwrap_or_default(),
             clusters: make_clusters(&policy, earlier)?,
             tls: make_tls(&policy, earlier)?,
@@ -89,18 +91,21 @@ impl Plan {
         })
     }
 
-    fn next_plugin(&self) -> u32 {
-        let count = u32::try_from(self.plugins.len()).unwrap_or(u32::MAX);
-        self.first_plugin.wrapping_add(count)
-    }
-
-    /// Forgets what no plugin of this plan or of one still in use can reach any more.
+    /// Forgets what no plugin of this plan names and none that still stands has.
     pub(crate) fn forget_unused(&self) {
         let instances = &self.policy.instances;
         let named = |vm_id: &str| instances.iter().any(|it| it.filter.name == vm_id);
         self.shared.data.forget_unused(named);
+        self.shared.queues.forget_unused(named);
         self.shared.stats.forget_ended();
     }
+}
+
+/// Ids for so many plugins, the first of them.
+fn take_ids(count: usize) -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    NEXT.fetch_add(count, Ordering::Relaxed)
 }
 
 fn make_clusters(policy: &Policy, earlier: Option<&Plan>) -> Result<Vec<Arc<Cluster>>, ServeError> {

@@ -37,8 +37,6 @@ pub(crate) struct Reloads {
     pub(crate) refused: u64,
     last_refused: Option<Refused>,
     is_last_refused: bool,
-    /// The digest of the text that was refused last.
-    refused_sha256: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,10 +93,10 @@ enum Source {
 }
 
 /// What asks for reloads of the policy's file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Triggers {
     /// SIGHUP.
-    pub(crate) hangup: bool,
+    pub(crate) hangups: Hangups,
     /// A change of the file.
     pub(crate) watch: bool,
 }
@@ -113,7 +111,9 @@ pub(crate) async fn serve(
     let mut changes = triggers
         .watch
         .then(|| watch(&path, &front.plan().policy.sha256));
-    let mut hangups = Hangups::new(triggers.hangup);
+    let Triggers { mut hangups, .. } = triggers;
+    let ended = front.workers.first().map(|it| Arc::clone(&it.ended));
+    let ended = ended.unwrap_or_default();
     loop {
         tokio::select! {
             Some((policy, done)) = requests.recv() => {
@@ -121,18 +121,19 @@ pub(crate) async fn serve(
                 // Who asked may have gone.
                 done.send(result).ok();
             }
+            // On this thread, since `/metrics` has a hold on every plugin's counters while it is written.
+            () = ended.notified() => front.plan().forget_unused(),
             () = hangups.next() => {
                 tracing::info!(policy = %path.display(), "SIGHUP: reloading");
                 reload(&front, Source::File(path.clone())).await.ok();
             }
             sha256 = next_change(&mut changes) => {
-                let known = front.plan().policy.sha256 == sha256
-                    || front.reloads.borrow().refused_sha256.as_ref() == Some(&sha256);
-                if !known {
-                    tracing::info!(policy = %path.display(), "the policy file has changed: reloading");
+                let policy = path.display();
+                if front.plan().policy.sha256 == sha256 {
+                    tracing::info!(%policy, "the policy file has changed: it is the policy that runs");
+                } else {
+                    tracing::info!(%policy, "the policy file has changed: reloading");
                     reload(&front, Source::File(path.clone())).await.ok();
-                    let refused = front.plan().policy.sha256 != sha256;
-                    front.reloads.borrow_mut().refused_sha256 = refused.then_some(sha256);
                 }
             }
         }
@@ -178,22 +179,24 @@ async fn replace(front: &Rc<Front>, source: Source) -> Result<(), ServeError> {
     for warning in &plan.policy.warnings {
         tracing::warn!("{warning}");
     }
-    if plan.policy.workers != earlier.policy.workers {
-        tracing::warn!("workers: their number stays as it is until the next start");
+    if plan.policy.worker_count() != front.workers.len() {
+        let workers = front.workers.len();
+        tracing::warn!("workers: there are {workers} until the next start");
     }
-    let sockets = front.bind(&plan.policy)?;
     let known = |cluster: &_| earlier.clusters.iter().any(|it| Arc::ptr_eq(it, cluster));
     let new = plan.clusters.iter().filter(|cluster| !known(cluster));
     cluster::resolve_first(new.cloned()).await;
     wait_for_room(front, plan.policy.drain_timeout).await;
+    // Not earlier: whoever connects to a new socket waits until the switch.
+    let sockets = front.bind(&plan.policy)?;
     prepare(front, &plan).await?;
-    // From here on nothing can fail.
+    // From here on nothing can fail. What is accepted by a listener that goes is served by the policy that has it.
+    front.stop_listening_but_for(&plan.policy.listeners).await;
     for worker in &front.workers {
         worker.commands.send(Command::Switch).ok();
     }
     drop(earlier);
     front.install(Arc::clone(&plan), sockets);
-    plan.forget_unused();
     Ok(())
 }
 
@@ -249,10 +252,12 @@ async fn prepare(front: &Front, plan: &Arc<Plan>) -> Result<(), ServeError> {
 }
 
 /// SIGHUP, if it is for this proxy.
-struct Hangups(Option<tokio::signal::unix::Signal>);
+#[derive(Debug)]
+pub(crate) struct Hangups(Option<tokio::signal::unix::Signal>);
 
 impl Hangups {
-    fn new(listen: bool) -> Self {
+    /// Takes the signal from now on, where it would have ended the process. Within a tokio runtime.
+    pub(crate) fn new(listen: bool) -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         let hangups = listen.then(|| signal(SignalKind::hangup()));
         Self(hangups.and_then(|signal| {

@@ -17,8 +17,8 @@ use hyper::upgrade::OnUpgrade;
 use portcullis_runtime::{Direction, Exchange, Protocol};
 
 use crate::body::{Filtered, RequestBody};
-use crate::connection::Connection;
-use crate::edition::Edition;
+use crate::connection::{Begun, Turn};
+use crate::edition::Stay;
 use crate::fields::{HttpFields, Pseudo};
 use crate::forward::{Forwarded, flags_of, forward, upstream_request};
 use crate::forwarded;
@@ -29,16 +29,13 @@ use crate::reroute;
 use crate::response::{answer, held_too_long, relay, respond};
 use crate::stream::{Diversion, Flags, Record, Stream};
 
-/// Serves one request.
+/// Serves one request; none is begun where the connection is to take no more.
 ///
 /// # Errors
 ///
 /// [`Reset`] where there is to be no answer.
-pub(crate) async fn serve(
-    edition: Rc<Edition>,
-    connection: Rc<Connection>,
-    mut request: Request<Incoming>,
-) -> Answered {
+pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) -> Answered {
+    let (edition, connection) = begun.ok_or(Reset)?;
     let begun = Instant::now();
     let id = forwarded::request_id();
     let protocol = match request.version() {
@@ -184,12 +181,7 @@ async fn run(
 
 /// A request that cannot be routed, answered all the same with the headers that filters put on answers. These see an empty GET in its
 /// place: what was sent is not fit to be looked at.
-async fn refuse(
-    edition: Rc<Edition>,
-    connection: Rc<Connection>,
-    record: Record,
-    problem: Problem,
-) -> Answered {
+async fn refuse(edition: Stay, connection: Turn, record: Record, problem: Problem) -> Answered {
     let route = Rc::clone(&edition.refused);
     let pseudo = Pseudo::Request {
         method: Method::GET,

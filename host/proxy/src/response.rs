@@ -211,7 +211,6 @@ fn reply(status: StatusCode, headers: HeaderMap, body: ResponseBody) -> Response
 
 /// Both ways between two upgraded connections, until either ends.
 async fn carry(stream: Rc<Stream>, downstream: OnUpgrade, upstream: OnUpgrade) {
-    let connection = Rc::clone(&stream.connection);
     let carrying = async {
         let (downstream, upstream) = (downstream.await?, upstream.await?);
         let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
@@ -220,7 +219,7 @@ async fn carry(stream: Rc<Stream>, downstream: OnUpgrade, upstream: OnUpgrade) {
     };
     tokio::select! {
         _ = carrying => {}
-        () = connection.aborted() => {}
+        () = stream.connection.aborted() => {}
     }
     stream.finish();
 }

@@ -17,7 +17,7 @@ use crate::limits::EPOCH_PERIOD;
 use crate::module_cache::DiskCache;
 use crate::plan::Plan;
 use crate::policy::{Policy, PolicyErrors, Problem};
-use crate::reload::{self, Request, Triggers};
+use crate::reload::{self, Hangups, Request, Triggers};
 use crate::worker::{self, Command, WorkerRef};
 
 /// What a caller may choose beside the policy.
@@ -149,13 +149,18 @@ pub fn runtime() -> Result<Arc<Runtime>, ServeError> {
 ///
 /// What of the policy does not work, with its place in the file. Nothing is left running then.
 pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeError> {
+    let runtime = current_thread()?;
+    // Before all that takes time: one that comes while the proxy starts has the policy read again, and does not end it.
+    let hangups = {
+        let _inside = runtime.enter();
+        Hangups::new(options.hangup)
+    };
     let cache = Arc::new(match &options.module_cache {
         Some(folder) => DiskCache::at(folder),
         None => DiskCache::of_user(),
     });
     let plan = Arc::new(Plan::first(policy, &cache)?);
     // Names first: plugins may call out as soon as they start.
-    let runtime = current_thread()?;
     runtime.block_on(cluster::resolve_first(plan.clusters.iter().cloned()));
 
     let (workers, mut threads) = start_workers(&plan)?;
@@ -171,7 +176,7 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
     let (drain, drained) = unbounded_channel();
     let (reload, requests) = unbounded_channel();
     let triggers = Triggers {
-        hangup: options.hangup,
+        hangups,
         watch: options.watch,
     };
     let (workers, told) = (workers.clone(), Arc::clone(&addresses));
@@ -186,6 +191,8 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
             }
             end(&front, signals).await;
         });
+        // A reload under way may be in its files or its modules for long, and is of no use any more.
+        runtime.shutdown_background();
     };
     let spawned = std::thread::Builder::new().name("front".into()).spawn(run);
     threads.push(spawned.map_err(|error| {
@@ -203,11 +210,8 @@ pub fn serve(policy: Policy, options: ServeOptions) -> Result<Running, ServeErro
 
 /// Starts the workers, and waits until each has its plugins running.
 fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>>), ServeError> {
-    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let count = plan
-        .policy
-        .workers
-        .map_or_else(available, std::num::NonZero::get);
+    let count = plan.policy.worker_count();
+    let ended = Arc::default();
     let mut receivers = Vec::new();
     let mut workers = Vec::new();
     for _ in 0..count {
@@ -217,6 +221,7 @@ fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>
             commands,
             connections: Arc::default(),
             editions: Arc::default(),
+            ended: Arc::clone(&ended),
             stats: Arc::default(),
         });
     }
@@ -256,7 +261,7 @@ fn start_workers(plan: &Arc<Plan>) -> Result<(Vec<WorkerRef>, Vec<JoinHandle<()>
 /// Takes no more connections and waits until every worker has drained.
 async fn end(front: &Front, signals: bool) {
     front.ready.set(false);
-    front.stop_listening().await;
+    front.stop_listening_but_for(&[]).await;
     let timeout = front.plan().policy.drain_timeout;
     for worker in &front.workers {
         worker.commands.send(Command::Drain(timeout)).ok();

@@ -15,8 +15,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
 use portcullis_runtime::{Direction, Exchange, HttpStream, Progress, Protocol, StreamToken};
 
-use crate::connection::Connection;
-use crate::edition::{Edition, RouteState};
+use crate::connection::Turn;
+use crate::edition::{RouteState, Stay};
 use crate::fields::{HttpFields, to_header_map};
 
 /// What is written about an exchange when it is over.
@@ -106,11 +106,11 @@ pub(crate) enum Diversion {
 /// One exchange.
 pub(crate) struct Stream {
     /// The policy it runs under, from its beginning to its end.
-    pub(crate) edition: Rc<Edition>,
+    pub(crate) edition: Stay,
     /// Where it goes.
     pub(crate) route: Rc<RouteState>,
     /// What it came over.
-    pub(crate) connection: Rc<Connection>,
+    pub(crate) connection: Turn,
     /// What will be written about it.
     pub(crate) record: RefCell<Record>,
     /// When the last of the request was read.
@@ -129,13 +129,11 @@ pub(crate) struct Stream {
 impl Stream {
     /// An exchange that no filter has seen yet.
     pub(crate) fn new(
-        edition: Rc<Edition>,
+        edition: Stay,
         route: Rc<RouteState>,
-        connection: Rc<Connection>,
+        connection: Turn,
         record: Record,
     ) -> Rc<Self> {
-        connection.enter();
-        edition.enter();
         Rc::new(Self {
             edition,
             route,
@@ -359,7 +357,7 @@ impl Stream {
         if let Some(token) = self.token.take() {
             self.edition.embedder.dismiss(token);
         }
-        self.connection.leave(now);
+        self.connection.end(now);
         self.edition.stats.count(record.status, duration);
         let route = self.onward.get().unwrap_or(&self.route);
         self.edition
@@ -375,6 +373,5 @@ impl Drop for Stream {
             }
             self.finish();
         }
-        self.edition.leave();
     }
 }

@@ -40,13 +40,13 @@ pub(crate) struct TcpRoute {
 pub(crate) async fn serve<S>(
     edition: &Edition,
     route: &TcpRoute,
-    connection: &Connection,
+    connection: &Rc<Connection>,
     client: S,
     moved: &AtomicU64,
 ) where
     S: AsyncRead + AsyncWrite,
 {
-    connection.enter();
+    let turn = connection.enter();
     edition.stats.count_tcp_connection();
     let begun = Instant::now();
     let info = StreamInfo {
@@ -78,7 +78,7 @@ pub(crate) async fn serve<S>(
     stream.info_mut().duration_ns = u64::try_from(begun.elapsed().as_nanos()).ok();
     stream.close(by);
     edition.embedder.dismiss(token);
-    connection.leave(Instant::now());
+    turn.end(Instant::now());
 }
 
 /// One end.

@@ -38,6 +38,7 @@ pub(crate) struct Upstream {
     generation: Cell<u64>,
     addresses: RefCell<Arc<[SocketAddr]>>,
     turn: Cell<usize>,
+    swept: Cell<Option<Instant>>,
     idle: RefCell<Vec<Idle>>,
     streams: RefCell<Vec<Rc<Multiplexed>>>,
 }
@@ -148,6 +149,7 @@ impl Upstream {
             addresses: RefCell::new(cluster.addresses()),
             cluster,
             turn: Cell::new(0),
+            swept: Cell::new(None),
             idle: RefCell::default(),
             streams: RefCell::default(),
         })
@@ -239,6 +241,10 @@ impl Upstream {
 
     /// Closes what has been idle for too long, and forgets what the other side closed.
     pub(crate) fn sweep(&self, now: Instant) {
+        // Several editions may have it, and each of them asks.
+        if self.swept.replace(Some(now)) == Some(now) {
+            return;
+        }
         let timeout = self.cluster.policy.idle_timeout;
         let addresses = self.current();
         let fresh = |since: Instant| now.saturating_duration_since(since) < timeout;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use hyper_util::server::conn::auto;
 use portcullis_runtime::QueueTarget;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
 
 use crate::connection::{self, Accepted, Connection, Connections};
 use crate::edition::{Edition, Site};
-use crate::limits::SWEEP_PERIOD;
+use crate::limits::{DRAIN_PERIOD, SWEEP_PERIOD};
 use crate::plan::Plan;
 use crate::policy::Problem;
 use crate::spawn::Local;
@@ -49,6 +49,8 @@ pub(crate) struct WorkerRef {
     pub(crate) connections: Arc<AtomicUsize>,
     /// Earlier editions that exchanges still run on.
     pub(crate) editions: Arc<AtomicUsize>,
+    /// Told when an earlier edition has ended; one for all workers.
+    pub(crate) ended: Arc<Notify>,
     /// Its counters.
     pub(crate) stats: Arc<WorkerStats>,
 }
@@ -67,6 +69,7 @@ pub(crate) struct Worker {
     /// The earliest first; `editions` counts them.
     earlier: RefCell<Vec<Rc<Edition>>>,
     editions: Arc<AtomicUsize>,
+    ended: Arc<Notify>,
 }
 
 impl Worker {
@@ -105,9 +108,12 @@ impl Worker {
         let worker = Rc::clone(self);
         spawn_local(async move {
             edition.end().await;
-            let mut earlier = worker.earlier.borrow_mut();
-            earlier.retain(|it| !Rc::ptr_eq(it, &edition));
+            let of_others = |it: &Rc<Edition>| !Rc::ptr_eq(it, &edition);
+            worker.earlier.borrow_mut().retain(of_others);
             worker.editions.fetch_sub(1, Ordering::Relaxed);
+            // With it go its plugins; what only they had is the front's to forget.
+            drop(edition);
+            worker.ended.notify_one();
         });
     }
 
@@ -194,6 +200,7 @@ pub(crate) fn run(
             prepared: RefCell::default(),
             earlier: RefCell::default(),
             editions: Arc::clone(&own.editions),
+            ended: Arc::clone(&own.ended),
         });
         if started.send(Ok(())).is_ok() {
             serve(&worker, commands).await;
@@ -234,6 +241,8 @@ async fn serve(worker: &Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
 async fn drain(worker: &Rc<Worker>, timeout: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < timeout {
+        // First: a connection that has just been handed over comes to be counted, and its request to be read.
+        tokio::time::sleep(DRAIN_PERIOD).await;
         // Again and again: a connection may have been in its handshake, or hold half a request.
         let now = Instant::now();
         let open = worker.connections.each(|connection| {
@@ -243,12 +252,11 @@ async fn drain(worker: &Rc<Worker>, timeout: Duration) {
         if open == 0 {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let left = worker.connections.each(Connection::abort);
     if left > 0 {
         tracing::warn!(connections = left, "closed before their requests were done");
         // So that each of them is dropped on its own task.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(DRAIN_PERIOD).await;
     }
 }

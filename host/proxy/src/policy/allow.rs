@@ -1,7 +1,5 @@
 //! A filter's `allow`: what of the host its plugin may use.
 
-use std::collections::BTreeSet;
-
 use portcullis_runtime::{Allow, PropertyPaths};
 
 use super::limits::PROPERTY_PATH_BYTES_MAX;
@@ -21,35 +19,26 @@ pub struct Allowed {
 impl Allowed {
     pub(super) fn read(field: &Field<'_>) -> Option<Self> {
         let section = field.section(KEYS)?;
-        let list = |key: &str, check: fn(&str) -> Result<String, String>| {
-            let field = section.optional(key)?;
-            let items = field.items();
-            let items = items
-                .iter()
-                .map(|item| Some((item.parse(check)?, item.place())));
-            Some(items.collect::<Option<Vec<_>>>())
+        let capabilities = match section.optional("capabilities") {
+            Some(field) => capabilities(field).map(Some),
+            None => Some(None),
         };
-        let capabilities = list("capabilities", any);
-        if let (Some(Some(names)), Some(field)) = (&capabilities, section.optional("capabilities"))
-            && names.is_empty()
-        {
-            field.refuse("at least one is needed: Envoy reads an empty list as everything");
-            return None;
-        }
-        let properties = list("properties", path);
-        let functions = list("foreign_functions", any);
-        let names = |list: Option<Vec<(String, Place)>>| {
-            list.map(|list| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+        let properties = match section.optional("properties") {
+            Some(field) => names(field, path).map(|paths| Some(PropertyPaths::new(paths))),
+            None => Some(None),
         };
-        let set = |names: Vec<String>| names.into_iter().collect::<BTreeSet<_>>();
-        let capabilities = capabilities.map_or(Some(None), |list| list.map(Some))?;
-        let properties = names(properties.map_or(Some(None), |list| list.map(Some))?);
-        let functions = names(functions.map_or(Some(None), |list| list.map(Some))?);
+        let foreign_functions = match section.optional("foreign_functions") {
+            Some(field) => names(field, any).map(|names| Some(names.into_iter().collect())),
+            None => Some(None),
+        };
+        // After all have been read, so that each says what is wrong with it.
+        let capabilities = capabilities?;
+        let all = |list: &Vec<(String, Place)>| list.iter().map(|(name, _)| name.clone()).collect();
         Some(Self {
             lists: Allow {
-                capabilities: names(capabilities.clone()).map(set),
-                properties: properties.map(PropertyPaths::new),
-                foreign_functions: functions.map(set),
+                capabilities: capabilities.as_ref().map(all),
+                properties: properties?,
+                foreign_functions: foreign_functions?,
             },
             capabilities: capabilities.unwrap_or_default(),
         })
@@ -63,6 +52,23 @@ impl Allowed {
             .find(|(name, _)| name == capability)
             .map(|(_, place)| place)
     }
+}
+
+fn capabilities(field: &Field<'_>) -> Option<Vec<(String, Place)>> {
+    let items = field.items();
+    let items = items
+        .iter()
+        .map(|item| Some((item.parse(any)?, item.place())));
+    let named = items.collect::<Option<Vec<_>>>()?;
+    if named.is_empty() {
+        field.refuse("at least one is needed: Envoy reads an empty list as everything");
+        return None;
+    }
+    Some(named)
+}
+
+fn names(field: &Field<'_>, check: fn(&str) -> Result<String, String>) -> Option<Vec<String>> {
+    field.items().iter().map(|item| item.parse(check)).collect()
 }
 
 fn any(text: &str) -> Result<String, String> {

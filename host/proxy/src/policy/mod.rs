@@ -116,6 +116,12 @@ pub(crate) fn read_text(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 impl Policy {
+    /// How many workers a process with this policy starts.
+    pub(crate) fn worker_count(&self) -> usize {
+        let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.workers.map_or_else(available, NonZeroUsize::get)
+    }
+
     /// Reads and checks the policy at `path`, and every file it names.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Only prehashed signatures count, which minisign has made by default since 0.10, and only a file that is nothing but a signature: four
 //! lines. Its trusted comment is part of what is signed.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use minisign_verify::{Error, PublicKey, Signature};
@@ -31,20 +32,43 @@ impl ModuleSignature {
         let file_field = section.required("file")?;
         let (file, bytes) = file_field.file(SIGNATURE_BYTES_MAX)?;
         let (key, minisign_public_key) = key?;
-        match verify(&key, &bytes, &module.bytes) {
-            Ok(()) => Some(Self {
-                minisign_public_key,
-                file,
-            }),
-            Err(reason) => {
-                let name = file.display().to_string();
-                file_field.refuse(
-                    reason
-                        .replace("FILE", &name)
-                        .replace("MODULE", &module.source.to_string()),
-                );
-                None
+        if let Err(fault) = verify(&key, &bytes, &module.bytes) {
+            file_field.refuse(fault.describe(&file.display(), &module.source));
+            return None;
+        }
+        Some(Self {
+            minisign_public_key,
+            file,
+        })
+    }
+}
+
+/// What is wrong with a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    NotASignature,
+    UnknownAlgorithm,
+    OtherKey,
+    NotPrehashed,
+    Mismatch,
+}
+
+impl Fault {
+    fn describe(self, file: &dyn Display, module: &dyn Display) -> String {
+        match self {
+            Self::NotASignature => format!(
+                "{file} is not a minisign signature: four lines, the first begins with `untrusted comment: `, the third with `trusted comment: `"
+            ),
+            Self::UnknownAlgorithm => {
+                format!("{file} is signed with an algorithm that is not known")
             }
+            Self::OtherKey => {
+                format!("{file} was made with another key than `minisign_public_key`")
+            }
+            Self::NotPrehashed => format!(
+                "{file} is signed the old way, without hashing first: sign the module again with minisign 0.10 or later"
+            ),
+            Self::Mismatch => format!("{file} does not sign {module}: one of them was changed"),
         }
     }
 }
@@ -58,25 +82,21 @@ fn public_key(text: &str) -> Result<(PublicKey, String), String> {
     }
 }
 
-/// Why not, with `FILE` for the signature's file and `MODULE` for the module.
-fn verify(key: &PublicKey, signature: &[u8], module: &[u8]) -> Result<(), &'static str> {
-    let not_one = "FILE is not a minisign signature: four lines, the first begins with `untrusted comment: `, the third with `trusted comment: `";
-    let text = std::str::from_utf8(signature).map_err(|_| not_one)?;
+fn verify(key: &PublicKey, signature: &[u8], module: &[u8]) -> Result<(), Fault> {
+    let text = std::str::from_utf8(signature).map_err(|_| Fault::NotASignature)?;
     let is_whole = text.lines().count() == 4 && text.starts_with("untrusted comment: ");
     if !is_whole {
-        return Err(not_one);
+        return Err(Fault::NotASignature);
     }
     let signature = Signature::decode(text).map_err(|error| match error {
-        Error::UnsupportedAlgorithm => "FILE is signed with an algorithm that is not known",
-        _ => not_one,
+        Error::UnsupportedAlgorithm => Fault::UnknownAlgorithm,
+        _ => Fault::NotASignature,
     })?;
     key.verify(module, &signature, false)
         .map_err(|error| match error {
-            Error::UnexpectedKeyId => "FILE was made with another key than `minisign_public_key`",
-            Error::UnexpectedAlgorithm => {
-                "FILE is signed the old way, without hashing first: sign the module again with minisign 0.10 or later"
-            }
-            _ => "FILE does not sign MODULE: one of them was changed",
+            Error::UnexpectedKeyId => Fault::OtherKey,
+            Error::UnexpectedAlgorithm => Fault::NotPrehashed,
+            _ => Fault::Mismatch,
         })
 }
 
@@ -94,7 +114,7 @@ trusted comment: an empty module
 ";
     const OTHER_KEY: &str = "RWTjLR5p6AgTca9RRzytMvn95hhBl7bOChZoVl3zgo9MLbGqnopolegv";
 
-    fn check(key: &str, signature: &str, module: &[u8]) -> Result<(), &'static str> {
+    fn check(key: &str, signature: &str, module: &[u8]) -> Result<(), Fault> {
         verify(&public_key(key).unwrap().0, signature.as_bytes(), module)
     }
 
@@ -127,90 +147,97 @@ trusted comment: an empty module
                 OTHER_KEY,
                 SIGNATURE.to_owned(),
                 MODULE,
-                "another key",
+                Fault::OtherKey,
             ),
             (
                 "another key of the same id",
                 &borrowed,
                 SIGNATURE.to_owned(),
                 MODULE,
-                "was changed",
+                Fault::Mismatch,
             ),
             (
                 "another module",
                 KEY,
                 SIGNATURE.to_owned(),
                 b"\0asm\x01\0\0\x01",
-                "was changed",
+                Fault::Mismatch,
             ),
             (
                 "a longer module",
                 KEY,
                 SIGNATURE.to_owned(),
                 b"\0asm\x01\0\0\0\0",
-                "was changed",
+                Fault::Mismatch,
             ),
             (
                 "another comment",
                 KEY,
                 SIGNATURE.replace("an empty", "a full"),
                 MODULE,
-                "was changed",
+                Fault::Mismatch,
             ),
             (
                 "junk behind",
                 KEY,
                 format!("{SIGNATURE}\n"),
                 MODULE,
-                "not a minisign signature",
+                Fault::NotASignature,
             ),
             (
                 "a line behind",
                 KEY,
                 format!("{SIGNATURE}x"),
                 MODULE,
-                "not a minisign signature",
+                Fault::NotASignature,
             ),
             (
                 "junk in line 2",
                 KEY,
                 with(1, format!("{}A", lines[1])),
                 MODULE,
-                "not a minisign signature",
+                Fault::NotASignature,
             ),
             (
                 "junk in line 4",
                 KEY,
                 with(3, format!("{} ", lines[3])),
                 MODULE,
-                "not a minisign signature",
+                Fault::NotASignature,
             ),
             (
                 "the old way",
                 KEY,
                 SIGNATURE.replace("RUSI", "RWSI"),
                 MODULE,
-                "the old way",
+                Fault::NotPrehashed,
             ),
             (
                 "no such way",
                 KEY,
                 SIGNATURE.replace("RUSI", "AASI"),
                 MODULE,
-                "not known",
+                Fault::UnknownAlgorithm,
             ),
             (
                 "no first line",
                 KEY,
                 with(0, "comment: ".into()),
                 MODULE,
-                "not a minisign signature",
+                Fault::NotASignature,
             ),
         ] {
-            let reason = check(key, &signature, module).expect_err(name);
-            assert!(reason.contains(expected), "{name}: {reason}");
+            assert_eq!(check(key, &signature, module), Err(expected), "{name}");
         }
         assert!(verify(&public_key(KEY).unwrap().0, b"\xff", MODULE).is_err());
+    }
+
+    #[test]
+    fn names_stand_in_the_reason_as_they_are() {
+        assert_eq!(
+            Fault::Mismatch.describe(&"/FILE/MODULE.minisig", &"/MODULE/FILE.wasm"),
+            "/FILE/MODULE.minisig does not sign /MODULE/FILE.wasm: one of them was changed"
+        );
     }
 
     #[test]
