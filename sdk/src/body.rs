@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Buffer, Host, Level};
+use crate::host::{Buffer, Host, Level};
 use crate::log::{self, Field};
 use crate::request::exchange_functions;
+use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// What the host holds of a body: the piece that just came, and the pieces that were [held](Body::hold) before it.
@@ -16,35 +17,47 @@ use crate::shared_data::SharedData;
 /// the response's body is a reset of the stream.
 #[derive(Debug)]
 pub struct Body<'a> {
-    host: &'a ActiveHost,
-    control: &'static str,
-    buffer: Buffer,
-    size: usize,
+    scope: &'a Scope,
+    view: &'a mut View,
     end_of_stream: bool,
     held: bool,
+    released: bool,
+}
+
+/// The part of a buffer that a control is shown.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) buffer: Buffer,
+    /// What stands before it has been let pass by this control, and is held by another of the same module.
+    pub(crate) from: usize,
+    pub(crate) size: usize,
+}
+
+impl View {
+    /// All that is held.
+    pub(crate) fn whole(buffer: Buffer, size: usize) -> Self {
+        Self {
+            buffer,
+            from: 0,
+            size,
+        }
+    }
 }
 
 impl<'a> Body<'a> {
-    pub(crate) fn new(
-        host: &'a ActiveHost,
-        control: &'static str,
-        buffer: Buffer,
-        size: usize,
-        end_of_stream: bool,
-    ) -> Self {
+    pub(crate) fn new(scope: &'a Scope, view: &'a mut View, end_of_stream: bool) -> Self {
         Self {
-            host,
-            control,
-            buffer,
-            size,
+            scope,
+            view,
             end_of_stream,
             held: false,
+            released: false,
         }
     }
 
     /// Bytes held now.
     pub fn size(&self) -> usize {
-        self.size
+        self.view.size
     }
 
     /// Whether this is the last piece.
@@ -54,17 +67,35 @@ impl<'a> Body<'a> {
 
     /// At most `max` of the held bytes, from `start` on. One hostcall.
     pub fn read(&self, start: usize, max: usize) -> Result<Vec<u8>, Error> {
-        self.host
-            .buffer(self.buffer, start, max)
+        let max = max.min(self.view.size.saturating_sub(start));
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let start = self.view.from.saturating_add(start);
+        self.scope
+            .host
+            .buffer(self.view.buffer, start, max)
             .map_err(Error::host("proxy_get_buffer_bytes"))
     }
 
     /// Puts `bytes` in the place of all that is held. Where the message has a `content-length`, remove it in the
     /// headers phase first. One hostcall.
     pub fn replace(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let replaced = self.host.set_buffer(self.buffer, 0, self.size, bytes);
+        let View { buffer, from, size } = *self.view;
+        let host = &self.scope.host;
+        let replaced = match from {
+            0 => host.set_buffer(buffer, 0, size, bytes),
+            // Hosts replace from the start only, so what is before it is written again.
+            _ => {
+                let mut whole = host
+                    .buffer(buffer, 0, from)
+                    .map_err(Error::host("proxy_get_buffer_bytes"))?;
+                whole.extend_from_slice(bytes);
+                host.set_buffer(buffer, 0, from.saturating_add(size), &whole)
+            }
+        };
         replaced.map_err(Error::host("proxy_set_buffer_bytes"))?;
-        self.size = bytes.len();
+        self.view.size = bytes.len();
         Ok(())
     }
 
@@ -76,6 +107,15 @@ impl<'a> Body<'a> {
 
     pub(crate) fn is_held(&self) -> bool {
         self.held
+    }
+
+    /// The headers, which this control held until the body was there, may go on.
+    pub(crate) fn release(&mut self) {
+        self.released = true;
+    }
+
+    pub(crate) fn is_released(&self) -> bool {
+        self.released
     }
 
     exchange_functions!();

@@ -5,7 +5,11 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
+use crate::host::{ActiveHost, Buffer, Host};
 use crate::json::{self, Json};
+
+/// The key of the configuration that the SDK reads, for every control.
+pub(crate) const SHADOW: &str = "shadow";
 
 /// What is wrong with a configuration, and where. `portcullis check` puts the line of the policy file before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,18 @@ impl ConfigError {
         Self {
             key: key.into(),
             reason: reason.into(),
+        }
+    }
+
+    /// The same fault, where this configuration is a part of another: below the path `root`.
+    pub(crate) fn under(self, root: &str) -> Self {
+        let key = match (&*self.key, root) {
+            ("", root) => root.into(),
+            (key, root) => [root, ".", key].concat(),
+        };
+        Self {
+            key: key.into(),
+            reason: self.reason,
         }
     }
 
@@ -52,8 +68,16 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The plugin's configuration as the host hands it over; the error is the line to log.
+pub(crate) fn tree(host: &ActiveHost) -> Result<Json, String> {
+    let json = host
+        .buffer(Buffer::Configuration, 0, usize::MAX)
+        .map_err(|_| String::from("configuration: the host does not hand it over"))?;
+    parse(&json).map_err(|error| error.line())
+}
+
 /// Reads a configuration, a mapping. None at all means `{}`; anything behind the value is refused.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ConfigError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Json, ConfigError> {
     let bytes = if bytes.trim_ascii().is_empty() {
         b"{}".as_slice()
     } else {
@@ -63,16 +87,40 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ConfigError>
     if !matches!(tree, Json::Object(_)) {
         return Err(ConfigError::new("", "must be a mapping"));
     }
-    T::deserialize(&tree).map_err(|fault| ConfigError::new(fault.path(), fault.reason()))
+    Ok(tree)
+}
+
+/// The key `shadow`, which every control has: whether it only logs and counts what it would refuse.
+pub(crate) fn take_shadow(mut tree: Json) -> Result<(Json, bool), ConfigError> {
+    let Json::Object(members) = &mut tree else {
+        return Err(ConfigError::new("", "must be a mapping"));
+    };
+    let shadow = match members.iter().position(|(key, _)| key == SHADOW) {
+        None => false,
+        Some(at) => match members.remove(at).1 {
+            Json::Bool(shadow) => shadow,
+            _ => return Err(ConfigError::new(SHADOW, "must be true or false")),
+        },
+    };
+    Ok((tree, shadow))
+}
+
+/// Fills a control's type from its configuration.
+pub(crate) fn read<T: DeserializeOwned>(tree: &Json) -> Result<T, ConfigError> {
+    T::deserialize(tree).map_err(|fault| ConfigError::new(fault.path(), fault.reason()))
 }
 
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
 
-    use super::parse;
+    use super::{ConfigError, DeserializeOwned, parse, read, take_shadow};
     use crate::json;
     use crate::random::Random;
+
+    fn configured<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
+        read(&take_shadow(parse(json)?)?.0)
+    }
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields, default)]
@@ -112,7 +160,11 @@ mod tests {
     #[test]
     fn reads_what_serde_can_say() {
         let check = |json: &str, expected: Config| {
-            assert_eq!(parse::<Config>(json.as_bytes()), Ok(expected), "{json}")
+            assert_eq!(
+                configured::<Config>(json.as_bytes()),
+                Ok(expected),
+                "{json}"
+            )
         };
         check("", Config::default());
         check(" \n", Config::default());
@@ -229,7 +281,7 @@ mod tests {
                 "mode: unknown variant `maybe`, expected one of `off`, `at`, `between`",
             ),
         ] {
-            let fault = parse::<Config>(json.as_bytes()).unwrap_err();
+            let fault = configured::<Config>(json.as_bytes()).unwrap_err();
             assert_eq!(fault.line(), format!("configuration: {line}"), "{json}");
         }
     }

@@ -23,6 +23,9 @@ pub struct Metadata {
     pub version: &'static str,
     /// Whether it authenticates or authorises: then a policy may not let requests by while it is down.
     pub authenticates: bool,
+    /// Whether it awaits request bodies: then hosts must hand it the body while it holds the headers
+    /// (`allow_on_headers_stop_iteration` in Envoy's `PluginConfig`, which `portcullis export` writes and our host sets).
+    pub awaits_body: bool,
     /// The callbacks it implements; no other is called.
     pub callbacks: Callbacks,
 }
@@ -34,7 +37,16 @@ impl Metadata {
             name,
             version,
             authenticates: false,
+            awaits_body: false,
             callbacks,
+        }
+    }
+
+    /// The same, of a control that awaits request bodies.
+    pub const fn awaits_body(self) -> Self {
+        Self {
+            awaits_body: true,
+            ..self
         }
     }
 

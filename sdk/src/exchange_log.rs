@@ -5,33 +5,35 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host, Level, Map};
+use crate::host::{Host, Level, Map};
 use crate::log::{self, Field};
 use crate::request::exchange_functions;
+use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// A finished exchange: its headers are readable, nothing can be changed or decided.
 #[derive(Debug)]
 pub struct Log<'a> {
-    host: &'a ActiveHost,
-    control: &'static str,
+    scope: &'a Scope,
 }
 
 impl<'a> Log<'a> {
-    pub(crate) fn new(host: &'a ActiveHost, control: &'static str) -> Self {
-        Self { host, control }
+    pub(crate) fn new(scope: &'a Scope) -> Self {
+        Self { scope }
     }
 
     /// The first value of a header of the request. One hostcall.
     pub fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.host
+        self.scope
+            .host
             .field(Map::Request, name)
             .map_err(Error::host("proxy_get_header_map_value"))
     }
 
     /// The first value of a header of the response; an error where there was none. One hostcall.
     pub fn response_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.host
+        self.scope
+            .host
             .field(Map::Response, name)
             .map_err(Error::host("proxy_get_header_map_value"))
     }

@@ -10,16 +10,16 @@ pub(crate) mod native;
 mod wasm;
 
 #[cfg(target_arch = "wasm32")]
-pub(crate) use wasm::construct;
+pub use wasm::{allocate, construct};
 
 use crate::error::Status;
 
 /// The host this build runs on.
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) type ActiveHost = native::NativeHost;
+pub type ActiveHost = native::NativeHost;
 /// The host this build runs on.
 #[cfg(target_arch = "wasm32")]
-pub(crate) type ActiveHost = wasm::WasmHost;
+pub type ActiveHost = wasm::WasmHost;
 
 /// How grave a line is, by the ABI's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +138,10 @@ pub(crate) trait Host: Clone + 'static {
         body: &[u8],
         timeout_ms: u32,
     ) -> Result<u32, Status>;
+    /// Makes hostcalls act on another context of this VM, until the callback is over.
+    fn set_effective_context(&self, id: u32) -> Result<(), Status>;
+    /// Lets the request of the effective context go on.
+    fn continue_request(&self) -> Result<(), Status>;
     /// Calls a function that this host has beyond the ABI.
     fn call_foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status>;
 

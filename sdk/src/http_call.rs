@@ -1,6 +1,7 @@
 //! HTTP calls of a plugin's own, to the host's clusters.
 
 use crate::error::Error;
+use crate::fields::FieldPairs;
 use crate::host::{ActiveHost, Buffer, Host, Map};
 use crate::response::parse_status;
 
@@ -36,6 +37,12 @@ impl<'a> HttpCallResponse<'a> {
         parse_status(&digits)
             .map(Some)
             .ok_or(Error::Malformed(":status of the HTTP call"))
+    }
+
+    /// All headers at once, read in place. One hostcall.
+    pub fn all_headers(&self) -> Result<FieldPairs, Error> {
+        let bytes = self.host.field_pairs(Map::HttpCall);
+        FieldPairs::parse(bytes.map_err(Error::host("proxy_get_header_map_pairs"))?)
     }
 
     /// The first value of a header. One hostcall.

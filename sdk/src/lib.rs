@@ -12,41 +12,50 @@
 //!    [`Metadata`] does not list is not exported, so the host never calls it.
 //! 4. The state of an exchange lives in the exchange ([`Control::State`]), never in a map keyed by an id.
 //!
-//! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection,
-//! shared_data, foreign, metric, json} < tree < request < {response, body, exchange_log} < http_call < plugin_context
-//! < {decision, decision_id, callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
+//! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection, foreign,
+//! metric, json} < scope < {shared_data, tree} < {decision, decision_id, callbacks} < enforcement < filter < {request,
+//! http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
+//! testing}`.
 
+mod async_control;
+mod async_request;
 mod body;
 mod callbacks;
 mod configuration;
 mod connection;
+mod contexts;
 mod control;
 mod decision;
 mod decision_id;
-#[cfg(target_arch = "wasm32")]
-mod dispatcher;
+mod enforcement;
 mod error;
 mod exchange_log;
 mod export;
 mod fields;
+mod filter;
 mod foreign;
 mod host;
 mod http_call;
+mod id_table;
 mod json;
 mod limits;
 mod log;
 mod metric;
 mod plugin;
 mod plugin_context;
+mod policy;
 #[cfg(test)]
 mod random;
 mod request;
 mod response;
+mod scope;
 mod shared_data;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod tree;
 
+pub use async_control::{Async, AsyncControl};
+pub use async_request::{AsyncRequest, CallResponse};
 pub use body::Body;
 pub use callbacks::Callbacks;
 pub use configuration::ConfigError;
@@ -62,17 +71,17 @@ pub use http_call::{CallId, HttpCallResponse};
 pub use log::Field;
 pub use metric::{Counter, Gauge, Histogram};
 pub use plugin_context::PluginContext;
-pub use request::Request;
+pub use request::{Held, Request};
 pub use response::Response;
 pub use shared_data::{Cas, CasOutcome, SharedData};
 
 /// All that a control's code names: `use portcullis_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Body, CallId, Callbacks, Cas, CasOutcome, ConfigError, Connection, Control, Counter,
-        Decision, Error, Field, FieldPairs, Foreign, Gauge, Histogram, HttpCallResponse, Level,
-        LocalResponse, Log, Metadata, PluginContext, Request, Response, SharedData, Status,
-        TlsVersion, Verified, export,
+        Async, AsyncControl, AsyncRequest, Body, CallId, CallResponse, Callbacks, Cas, CasOutcome,
+        ConfigError, Connection, Control, Counter, Decision, Error, Field, FieldPairs, Foreign,
+        Gauge, Held, Histogram, HttpCallResponse, Level, LocalResponse, Log, Metadata,
+        PluginContext, Request, Response, SharedData, Status, TlsVersion, Verified, export, policy,
     };
 }
 
@@ -82,7 +91,16 @@ pub use {schemars, serde, serde_json};
 /// What [`export!`] expands to. Not for use by hand.
 #[doc(hidden)]
 pub mod export_parts {
+    pub use crate::contexts::Contexts;
+    pub use crate::enforcement::Flow;
+    pub use crate::export::{action, enter, section, section_len};
+    pub use crate::filter::{CallAnswer, Filter, Release};
+    pub use crate::host::ActiveHost;
+    pub use crate::plugin::{Exchange, Plugin};
+    pub use crate::policy::{ControlSet, Member, Policy, PolicyExchange, metadata};
     #[cfg(target_arch = "wasm32")]
-    pub use crate::dispatcher::initialize;
-    pub use crate::export::{section, section_len};
+    pub use crate::{
+        export::HOST,
+        host::{allocate, construct},
+    };
 }

@@ -7,6 +7,10 @@ pub(crate) const DECISION_ID_BYTES_MAX: usize = 64;
 /// Random bytes in a decision id that the SDK makes: 128 bits do not collide.
 pub(crate) const DECISION_ID_RANDOM_BYTES: usize = 16;
 
+/// Longest body that a control can await, of a request or of the answer to a call: it is copied into the module whole,
+/// and hosts give a module little memory (Envoy buffers 1 MiB by default).
+pub(crate) const AWAITED_BODY_BYTES_MAX: usize = 1024 * 1024;
+
 /// Pairs that a header map may hold: what Envoy's own decoder allows (`limits.h` of proxy-wasm-cpp-host).
 pub(crate) const FIELD_PAIRS_MAX: usize = 1024;
 

@@ -2,55 +2,87 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::decision::Decision;
 use crate::error::Error;
+use crate::filter::Release;
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host, Level};
+use crate::host::{Host, Level};
 use crate::http_call::CallId;
 use crate::log::{self, Field};
 use crate::metric::{Counter, Gauge, Histogram};
+use crate::request::Held;
+use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// What a plugin can do outside of any exchange.
 #[derive(Debug)]
 pub struct PluginContext {
-    host: ActiveHost,
-    control: &'static str,
+    scope: Scope,
+    released: Vec<Release>,
 }
 
 impl PluginContext {
-    pub(crate) fn new(host: &ActiveHost, control: &'static str) -> Self {
+    pub(crate) fn new(scope: &Scope) -> Self {
         Self {
-            host: host.clone(),
-            control,
+            scope: scope.clone(),
+            released: Vec::new(),
         }
+    }
+
+    /// What becomes of a request that was held: it goes on, is answered, or (an error) is refused with 500. One that is
+    /// over by now is left alone. Two hostcalls, after this callback has returned.
+    pub fn release(&mut self, held: Held, decision: Result<Decision, Error>) {
+        self.released.push(Release {
+            context: held.0,
+            control: 0,
+            decision,
+        });
+    }
+
+    /// Until the callback is over, hostcalls act on an exchange.
+    pub(crate) fn set_effective_context(&self, context: u32) -> Result<(), Error> {
+        self.scope
+            .host
+            .set_effective_context(context)
+            .map_err(Error::host("proxy_set_effective_context"))
+    }
+
+    pub(crate) fn set_alarm(&self, at_ns: u64) -> Result<(), Error> {
+        self.scope.set_alarm(at_ns)
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.scope.host.now_ns()
+    }
+
+    pub(crate) fn released(self) -> Vec<Release> {
+        self.released
     }
 
     /// The host's clock. One hostcall.
     pub fn now(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.host.now_ns())
+        UNIX_EPOCH + Duration::from_nanos(self.scope.host.now_ns())
     }
 
     /// Logs `{"control": …, "event": …, fields…}`; no token, no secret. One hostcall.
     pub fn log(&self, level: Level, event: &str, fields: &[(&str, Field<'_>)]) {
-        log::event(&self.host, self.control, level, event, fields);
+        log::event(&self.scope.host, self.scope.control, level, event, fields);
     }
 
     /// Values shared by all VMs of this plugin.
     pub fn shared_data(&self) -> SharedData {
-        SharedData::new(&self.host)
+        SharedData::new(&self.scope)
     }
 
     /// The host's foreign functions.
     pub fn foreign(&self) -> Foreign {
-        Foreign::new(&self.host)
+        Foreign::new(&self.scope.host)
     }
 
     /// Calls [`on_tick`](crate::Control::on_tick) every `period` from now on, in whole milliseconds, at least one; zero
     /// ends it. List [`Callbacks::TICK`](crate::Callbacks::TICK). One hostcall.
     pub fn set_tick_period(&self, period: Duration) -> Result<(), Error> {
-        self.host
-            .set_tick_period(whole_ms(period))
-            .map_err(Error::host("proxy_set_tick_period_milliseconds"))
+        self.scope.set_tick_period(whole_ms(period))
     }
 
     /// Starts an HTTP call to a cluster that the operator lets this plugin call; the answer comes to
@@ -64,16 +96,16 @@ impl PluginContext {
         timeout: Duration,
     ) -> Result<CallId, Error> {
         let id = self
-            .host
+            .scope
             .http_call(cluster, headers, body, whole_ms(timeout));
-        id.map(CallId).map_err(Error::host("proxy_http_call"))
+        id.map(CallId)
     }
 
     /// Names the request headers that this control sets. Its own filter removes what a client sends under these names;
     /// the Portcullis host also removes it on routes where the filter is off. Envoy ignores the call. One hostcall.
     pub fn declare_owned_request_headers(&mut self, names: &[&str]) {
         // Envoy answers NOT_FOUND outside of an exchange; there the export does the removing.
-        let _ = self.host.set_property(
+        let _ = self.scope.host.set_property(
             "portcullis.owned_request_headers",
             names.join("\0").as_bytes(),
         );
@@ -81,26 +113,26 @@ impl PluginContext {
 
     /// A counter `portcullis.<control>.<name>`. One hostcall.
     pub fn counter(&self, name: &str) -> Counter {
-        Counter::new(&self.host, self.control, name)
+        Counter::new(&self.scope.host, self.scope.control, name)
     }
 
     /// A gauge `portcullis.<control>.<name>`. One hostcall.
     pub fn gauge(&self, name: &str) -> Gauge {
-        Gauge::new(&self.host, self.control, name)
+        Gauge::new(&self.scope.host, self.scope.control, name)
     }
 
     /// A histogram `portcullis.<control>.<name>`. One hostcall.
     pub fn histogram(&self, name: &str) -> Histogram {
-        Histogram::new(&self.host, self.control, name)
+        Histogram::new(&self.scope.host, self.scope.control, name)
     }
 
     /// Fills `out` with random bytes from the host. One hostcall.
     pub fn random(&self, out: &mut [u8]) {
-        self.host.random(out);
+        self.scope.host.random(out);
     }
 }
 
 /// Rounded up, so that what is not zero does not become it.
-fn whole_ms(duration: Duration) -> u32 {
+pub(crate) fn whole_ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

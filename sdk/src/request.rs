@@ -6,8 +6,11 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host, Level, Map};
+use crate::host::{Host, Level, Map};
+use crate::http_call::CallId;
 use crate::log::{self, Field};
+use crate::plugin_context::whole_ms;
+use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// The functions that requests and responses share; every one is one hostcall.
@@ -15,7 +18,8 @@ macro_rules! field_functions {
     ($map:expr) => {
         /// The first value of a header; `None` if it is not there.
         pub fn header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-            self.host
+            self.scope
+                .host
                 .field($map, name)
                 .map_err(Error::host("proxy_get_header_map_value"))
         }
@@ -28,6 +32,7 @@ macro_rules! field_functions {
         /// All headers at once, read in place.
         pub fn all_headers(&self) -> Result<FieldPairs, Error> {
             let bytes = self
+                .scope
                 .host
                 .field_pairs($map)
                 .map_err(Error::host("proxy_get_header_map_pairs"))?;
@@ -39,7 +44,7 @@ macro_rules! field_functions {
         pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
             fields::check_name(name)?;
             fields::check_value(value.as_ref())?;
-            let replaced = self.host.replace_field($map, name, value.as_ref());
+            let replaced = self.scope.host.replace_field($map, name, value.as_ref());
             replaced.map_err(Error::host("proxy_replace_header_map_value"))
         }
 
@@ -47,25 +52,32 @@ macro_rules! field_functions {
         pub fn add_header(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
             fields::check_name(name)?;
             fields::check_value(value.as_ref())?;
-            let added = self.host.add_field($map, name, value.as_ref());
+            let added = self.scope.host.add_field($map, name, value.as_ref());
             added.map_err(Error::host("proxy_add_header_map_value"))
         }
 
         /// As [`set_header`](Self::set_header), for a header that was checked before.
         pub fn set_checked_header(&mut self, header: &CheckedHeader) -> Result<(), Error> {
-            let replaced = self.host.replace_field($map, header.name(), header.value());
+            let replaced = self
+                .scope
+                .host
+                .replace_field($map, header.name(), header.value());
             replaced.map_err(Error::host("proxy_replace_header_map_value"))
         }
 
         /// As [`add_header`](Self::add_header), for a header that was checked before.
         pub fn add_checked_header(&mut self, header: &CheckedHeader) -> Result<(), Error> {
-            let added = self.host.add_field($map, header.name(), header.value());
+            let added = self
+                .scope
+                .host
+                .add_field($map, header.name(), header.value());
             added.map_err(Error::host("proxy_add_header_map_value"))
         }
 
         /// Removes every value of a header; it need not be there.
         pub fn remove_header(&mut self, name: &str) -> Result<(), Error> {
-            self.host
+            self.scope
+                .host
                 .remove_field($map, name)
                 .map_err(Error::host("proxy_remove_header_map_value"))
         }
@@ -76,69 +88,70 @@ macro_rules! exchange_functions {
     () => {
         /// The downstream connection.
         pub fn connection(&self) -> Connection<'_> {
-            Connection::new(self.host)
+            Connection::new(&self.scope.host)
         }
 
         /// A property of the host, by its path: `["request", "url_path"]`. A property that an earlier filter set has
         /// one segment: `["jwt.sub"]`. `None` where the host does not know it. One hostcall.
         pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, Error> {
-            let found = match path {
-                [one] => self.host.property(one.as_bytes()),
-                path => self.host.property(path.join("\0").as_bytes()),
-            };
-            found.map_err(Error::host("proxy_get_property"))
+            self.scope.property(path)
         }
 
         /// Leaves a property for this exchange's later callbacks and filters; they read it as the one segment `name`.
         /// One hostcall.
         pub fn set_property(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
-            self.host
-                .set_property(name, value)
-                .map_err(Error::host("proxy_set_property"))
+            self.scope.set_property(name, value)
         }
 
         /// The host's clock. One hostcall.
         pub fn now(&self) -> SystemTime {
-            UNIX_EPOCH + Duration::from_nanos(self.host.now_ns())
+            UNIX_EPOCH + Duration::from_nanos(self.scope.host.now_ns())
         }
 
         /// Logs `{"control": …, "event": …, fields…}`; no token, no secret. One hostcall.
         pub fn log(&self, level: Level, event: &str, fields: &[(&str, Field<'_>)]) {
-            log::event(self.host, self.control, level, event, fields);
+            log::event(&self.scope.host, self.scope.control, level, event, fields);
         }
 
         /// Fills `out` with random bytes from the host. One hostcall.
         pub fn random(&self, out: &mut [u8]) {
-            self.host.random(out);
+            self.scope.host.random(out);
         }
 
         /// Values shared by all VMs of this plugin.
         pub fn shared(&self) -> SharedData {
-            SharedData::new(self.host)
+            SharedData::new(&self.scope)
         }
 
         /// The host's foreign functions.
         pub fn foreign(&self) -> Foreign {
-            Foreign::new(self.host)
+            Foreign::new(&self.scope.host)
         }
     };
 }
 pub(crate) use {exchange_functions, field_functions};
 
+/// A request that is held: what [`PluginContext::release`](crate::PluginContext::release) wants to know.
+#[derive(Debug)]
+#[must_use = "a held request waits until it is released"]
+pub struct Held(pub(crate) u32);
+
 /// The request, while its headers are looked at. Whatever is set here is what later filters and the upstream see.
 #[derive(Debug)]
 pub struct Request<'a> {
-    host: &'a ActiveHost,
-    control: &'static str,
+    scope: &'a Scope,
+    context: u32,
     end_of_stream: bool,
+    held: bool,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(host: &'a ActiveHost, control: &'static str, end_of_stream: bool) -> Self {
+    pub(crate) fn new(scope: &'a Scope, context: u32, end_of_stream: bool) -> Self {
         Self {
-            host,
-            control,
+            scope,
+            context,
             end_of_stream,
+            held: false,
         }
     }
 
@@ -166,6 +179,39 @@ impl<'a> Request<'a> {
     /// Whether the request has no body.
     pub fn end_of_stream(&self) -> bool {
         self.end_of_stream
+    }
+
+    /// Holds the request once this callback has returned [`Decision::Continue`](crate::Decision::Continue), until
+    /// [`PluginContext::release`](crate::PluginContext::release) says what becomes of it: from a tick, say, or when an HTTP call is answered. Its body
+    /// waits, too. A control that awaits one answer a request reads better as an `AsyncControl`.
+    pub fn hold(&mut self) -> Held {
+        self.held = true;
+        Held(self.context)
+    }
+
+    pub(crate) fn context(&self) -> u32 {
+        self.context
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        self.scope
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Starts an HTTP call, as [`PluginContext::http_call`](crate::PluginContext::http_call) does. One hostcall.
+    pub fn http_call(
+        &self,
+        cluster: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<CallId, Error> {
+        self.scope
+            .http_call(cluster, headers, body, whole_ms(timeout))
+            .map(CallId)
     }
 
     field_functions!(Map::Request);

@@ -6,22 +6,22 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
-use crate::host::{ActiveHost, Host, Level, Map};
+use crate::host::{Host, Level, Map};
 use crate::log::{self, Field};
 use crate::request::{exchange_functions, field_functions};
+use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// The response, while its headers are looked at. Whatever is set here is what the client sees.
 #[derive(Debug)]
 pub struct Response<'a> {
-    host: &'a ActiveHost,
-    control: &'static str,
+    scope: &'a Scope,
     own: bool,
 }
 
 impl<'a> Response<'a> {
-    pub(crate) fn new(host: &'a ActiveHost, control: &'static str, own: bool) -> Self {
-        Self { host, control, own }
+    pub(crate) fn new(scope: &'a Scope, own: bool) -> Self {
+        Self { scope, own }
     }
 
     /// The status. One hostcall.
@@ -37,7 +37,8 @@ impl<'a> Response<'a> {
 
     /// The first value of a header of the request. One hostcall.
     pub fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.host
+        self.scope
+            .host
             .field(Map::Request, name)
             .map_err(Error::host("proxy_get_header_map_value"))
     }

@@ -1,7 +1,10 @@
 //! Values that all VMs of a plugin share, across workers, with compare-and-swap.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Status};
-use crate::host::{ActiveHost, Host};
+use crate::host::Host;
+use crate::scope::Scope;
 
 /// The version of a shared value; it changes with each write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,19 +26,22 @@ pub enum CasOutcome {
 /// bounds its keys by itself.
 #[derive(Clone, Debug)]
 pub struct SharedData {
-    host: ActiveHost,
+    scope: Scope,
 }
 
 impl SharedData {
-    pub(crate) fn new(host: &ActiveHost) -> Self {
-        Self { host: host.clone() }
+    pub(crate) fn new(scope: &Scope) -> Self {
+        Self {
+            scope: scope.clone(),
+        }
     }
 
     /// The value and its version; `None` if it was never set.
     pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, Cas)>, Error> {
         let found = self
+            .scope
             .host
-            .shared_data(key)
+            .shared_data(&self.key(key))
             .map_err(Error::host("proxy_get_shared_data"))?;
         Ok(found.map(|(value, cas)| (value, Cas(cas))))
     }
@@ -52,13 +58,22 @@ impl SharedData {
 
     /// Stores a value: whatever is there (`None`), or only in the place of the version that was read.
     pub fn set(&self, key: &str, value: &[u8], expected: Option<Cas>) -> Result<CasOutcome, Error> {
-        match self
-            .host
-            .set_shared_data(key, value, expected.map_or(0, |cas| cas.0))
-        {
+        let written =
+            self.scope
+                .host
+                .set_shared_data(&self.key(key), value, expected.map_or(0, |cas| cas.0));
+        match written {
             Ok(()) => Ok(CasOutcome::Stored),
             Err(Status::CAS_MISMATCH) => Ok(CasOutcome::Mismatch),
             Err(status) => Err(Error::host("proxy_set_shared_data")(status)),
+        }
+    }
+
+    /// Controls that share a module share a VM id, too: each has its keys under the name of its filter.
+    fn key<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        match self.scope.filter() {
+            None => Cow::Borrowed(key),
+            Some(filter) => Cow::Owned([&filter, "/", key].concat()),
         }
     }
 }

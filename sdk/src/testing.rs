@@ -10,11 +10,13 @@ mod cases;
 mod expect;
 mod harness;
 mod life;
+mod outside;
 mod value;
 
 pub use cases::{Callout, Case, Cases, CasesError, Place, RequestSpec, Step, Tls, UpstreamSpec};
 pub use expect::{Expect, ExpectUpstream, HeaderExpect, Mismatch, Outcome, UpstreamSeen};
-pub use harness::{Harness, check, check_with};
+pub use harness::{Harness, Tested, check, check_with};
 pub use value::{Make, Value, no_make};
 
 pub use crate::host::native::{Fields, ForeignFunction};
+pub use crate::policy::Policy;

@@ -2,7 +2,7 @@
 //!
 //! The `proxy-wasm` crate wraps the same imports, but panics on every status that it does not expect, so that a call
 //! in the wrong phase would end the VM, and clients could bring that about; it also sends no details with a local
-//! response. Only the HTTP call goes through it, because its dispatcher must know the call to deliver the answer.
+//! response.
 //!
 //! Safety of every call: the host reads and writes only where the pointers say, within the given lengths, while the
 //! call lasts. What it returns it has allocated with `proxy_on_memory_allocate`, that is, as a boxed slice of exactly
@@ -14,17 +14,18 @@
 )]
 
 use std::ptr::null_mut;
-use std::time::Duration;
 
 use crate::error::Status;
+use crate::fields;
 use crate::host::{Buffer, Host, Level, Map, MetricKind};
 
 /// The host that runs this module. It has no size: all it knows is outside.
 #[derive(Clone, Debug)]
-pub(crate) struct WasmHost;
+pub struct WasmHost;
 
 impl WasmHost {
-    pub(crate) const fn new() -> Self {
+    /// The one there is.
+    pub const fn new() -> Self {
         Self
     }
 }
@@ -107,6 +108,20 @@ unsafe extern "C" {
         headers_size: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_http_call(
+        cluster: *const u8,
+        cluster_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        body: *const u8,
+        body_size: usize,
+        trailers: *const u8,
+        trailers_size: usize,
+        timeout: u32,
+        id: *mut u32,
+    ) -> u32;
+    fn proxy_set_effective_context(id: u32) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_call_foreign_function(
         name: *const u8,
         name_size: usize,
@@ -134,9 +149,17 @@ unsafe extern "C" {
 }
 
 /// Runs the module's constructors. They only set up libc's state, so a second run changes nothing.
-pub(crate) fn construct() {
+pub fn construct() {
     // SAFETY: the linker makes it; `_initialize` is the one export that calls it.
     unsafe { __wasm_call_ctors() };
+}
+
+/// The stream's direction in `proxy_continue_stream`.
+const REQUEST: u32 = 0;
+
+/// Memory for bytes that the host writes and hands over (`proxy_on_memory_allocate`): a boxed slice of that length.
+pub fn allocate(size: usize) -> *mut u8 {
+    Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
 }
 
 fn done(status: u32) -> Result<(), Status> {
@@ -317,15 +340,38 @@ impl Host for WasmHost {
         body: &[u8],
         timeout_ms: u32,
     ) -> Result<u32, Status> {
-        let timeout = Duration::from_millis(u64::from(timeout_ms));
-        proxy_wasm::hostcalls::dispatch_http_call(
-            cluster,
-            headers.to_vec(),
-            Some(body),
-            Vec::new(),
-            timeout,
-        )
-        .map_err(|status| Status(status as u32))
+        let pairs = headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        let pairs = fields::encode(pairs);
+        let no_trailers = fields::encode([].into_iter());
+        let mut id = 0;
+        // SAFETY: see above.
+        done(unsafe {
+            proxy_http_call(
+                cluster.as_ptr(),
+                cluster.len(),
+                pairs.as_ptr(),
+                pairs.len(),
+                body.as_ptr(),
+                body.len(),
+                no_trailers.as_ptr(),
+                no_trailers.len(),
+                timeout_ms,
+                &raw mut id,
+            )
+        })?;
+        Ok(id)
+    }
+
+    fn set_effective_context(&self, id: u32) -> Result<(), Status> {
+        // SAFETY: see above.
+        done(unsafe { proxy_set_effective_context(id) })
+    }
+
+    fn continue_request(&self) -> Result<(), Status> {
+        // SAFETY: see above.
+        done(unsafe { proxy_continue_stream(REQUEST) })
     }
 
     fn call_foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {

@@ -188,6 +188,32 @@ pub struct Callout {
     pub body: Option<Value>,
 }
 
+impl Default for Step {
+    fn default() -> Self {
+        Self {
+            advance: Duration::ZERO,
+            repeat: 1,
+            request: RequestSpec::default(),
+            properties: BTreeMap::new(),
+            upstream: UpstreamSpec::default(),
+            expect: Expect::default(),
+        }
+    }
+}
+
+impl Callout {
+    /// A bare answer with a status, of any path.
+    pub fn new(cluster: impl Into<String>, status: u16) -> Self {
+        Self {
+            cluster: cluster.into(),
+            path: None,
+            status,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+}
+
 /// Why a file of cases cannot be used.
 #[derive(Debug)]
 pub struct CasesError(String);

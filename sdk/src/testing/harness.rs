@@ -6,23 +6,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::cases::{Callout, Case, Cases, Place, Step};
 use super::expect::Outcome;
 use super::life::{Life, connection_properties, request_fields, upstream_fields};
+use super::outside::Outside;
 use super::value::{Make, no_make};
-use crate::callbacks::Callbacks;
 use crate::control::Control;
+use crate::filter::Filter;
 use crate::host::Level;
 use crate::host::native::{ExchangeWorld, ForeignFunction, NativeHost};
 use crate::plugin::Plugin;
-
-/// Ticks that one `advance` may fire; a tick period of a millisecond over an hour is a mistake.
-const TICKS_MAX: u32 = 10_000;
+use crate::policy::{ControlSet, Policy};
 
 /// Runs the cases of a file that are for the native place; fails with a diff of each that does not hold.
 ///
 /// # Panics
 ///
 /// If the file cannot be read, names another control, or a case does not hold: it is for tests.
-pub fn check<C: Control>(path: impl AsRef<Path>) {
-    check_with::<C>(path, &no_make);
+pub fn check<T: Tested>(path: impl AsRef<Path>) {
+    check_with::<T>(path, &no_make);
 }
 
 /// As [`check`], with a function that makes the values of placeholders.
@@ -31,20 +30,16 @@ pub fn check<C: Control>(path: impl AsRef<Path>) {
 ///
 /// As [`check`].
 #[expect(clippy::panic, reason = "it is an assertion")]
-pub fn check_with<C: Control>(path: impl AsRef<Path>, make: Make<'_>) {
+pub fn check_with<T: Tested>(path: impl AsRef<Path>, make: Make<'_>) {
     let cases = Cases::read(path).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(
-        cases.control,
-        C::METADATA.name,
-        "the cases are another control's"
-    );
+    assert_eq!(cases.control, T::NAME, "the cases are another control's");
     assert!(
         cases.at(Place::Native).next().is_some(),
         "no case runs natively"
     );
     let failures: Vec<String> = cases
         .at(Place::Native)
-        .filter_map(|case| check_case::<C>(case, make).err())
+        .filter_map(|case| check_case::<T>(case, make).err())
         .collect();
     assert!(
         failures.is_empty(),
@@ -56,7 +51,7 @@ pub fn check_with<C: Control>(path: impl AsRef<Path>, make: Make<'_>) {
 }
 
 /// Runs one case; the error is a diff.
-fn check_case<C: Control>(case: &Case, make: Make<'_>) -> Result<(), String> {
+fn check_case<T: Tested>(case: &Case, make: Make<'_>) -> Result<(), String> {
     let failed = |step: usize, round: u32, lines: String| {
         format!(
             "case {:?}, step {}, round {}:\n{lines}",
@@ -65,9 +60,8 @@ fn check_case<C: Control>(case: &Case, make: Make<'_>) -> Result<(), String> {
             round + 1
         )
     };
-    let mut harness = Harness::<C>::new(SystemTime::now());
-    harness.callouts.clone_from(&case.callouts);
-    harness.set_clusters();
+    let mut harness = Harness::<T>::new(SystemTime::now());
+    harness.set_callouts(case.callouts.clone());
     harness
         .configure(&case.configuration.to_string())
         .map_err(|lines| failed(0, 0, format!("configuration refused\n{lines}\n")))?;
@@ -96,16 +90,33 @@ fn check_case<C: Control>(case: &Case, make: Make<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A control on a host in memory. The clock is handed in and moves only by [`advance`](Self::advance).
-pub struct Harness<C: Control> {
-    host: NativeHost,
-    plugin: Plugin<C>,
-    callouts: Vec<Callout>,
-    next_tick_ns: Option<u64>,
-    exchanges: u64,
+/// What a [`Harness`] can hold: any control, or a [`Policy`] of several.
+pub trait Tested: 'static {
+    #[doc(hidden)]
+    type Filter: Filter;
+    /// As in the case file.
+    const NAME: &'static str;
 }
 
-impl<C: Control> Harness<C> {
+impl<C: Control> Tested for C {
+    type Filter = Plugin<C>;
+    const NAME: &'static str = C::METADATA.name;
+}
+
+impl<S: ControlSet> Tested for Policy<S> {
+    type Filter = Self;
+    const NAME: &'static str = "policy";
+}
+
+/// A control on a host in memory. The clock is handed in and moves only by [`advance`](Self::advance).
+pub struct Harness<T: Tested> {
+    host: NativeHost,
+    filter: T::Filter,
+    outside: Outside,
+    exchanges: u32,
+}
+
+impl<T: Tested> Harness<T> {
     /// A fresh plugin, not yet configured, at a time.
     pub fn new(now: SystemTime) -> Self {
         let host = NativeHost::default();
@@ -116,10 +127,9 @@ impl<C: Control> Harness<C> {
             .now_ns
             .set(u64::try_from(now_ns).unwrap_or(u64::MAX));
         Self {
-            plugin: Plugin::new(host.clone()),
+            filter: T::Filter::new(host.clone()),
             host,
-            callouts: Vec::new(),
-            next_tick_ns: None,
+            outside: Outside::default(),
             exchanges: 0,
         }
     }
@@ -128,8 +138,8 @@ impl<C: Control> Harness<C> {
     pub fn configure(&mut self, json: &str) -> Result<(), String> {
         *self.host.world().configuration.borrow_mut() = json.as_bytes().to_vec();
         let logged = self.log().len();
-        if self.plugin.configure() {
-            self.arm_tick();
+        if self.filter.configure() {
+            self.outside.arm_tick(&self.host);
             return Ok(());
         }
         let log = self.log();
@@ -144,8 +154,7 @@ impl<C: Control> Harness<C> {
     /// What clusters answer to the plugin's calls, in order; the last of a cluster repeats. A cluster without an
     /// answer is unknown.
     pub fn set_callouts(&mut self, callouts: Vec<Callout>) {
-        self.callouts = callouts;
-        self.set_clusters();
+        self.outside.set_callouts(&self.host, callouts);
     }
 
     /// Gives the host a foreign function.
@@ -159,32 +168,17 @@ impl<C: Control> Harness<C> {
 
     /// Lets time pass: every tick that falls due, and the answers to the calls it starts.
     pub fn advance(&mut self, by: Duration, make: Make<'_>) -> Result<(), String> {
-        let world_now = self.host.world().now_ns.get();
-        let end = world_now.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX));
-        let mut ticks = 0;
-        self.answer_calls(make)?;
-        while let Some(due) = self.next_tick_ns.filter(|due| *due <= end) {
-            ticks += 1;
-            if ticks > TICKS_MAX {
-                return Err(format!("more than {TICKS_MAX} ticks in one advance"));
-            }
-            self.host.world().now_ns.set(due);
-            if C::METADATA.callbacks.contains(Callbacks::TICK) {
-                self.plugin.on_tick();
-            }
-            self.arm_tick();
-            self.answer_calls(make)?;
-        }
-        self.host.world().now_ns.set(end);
-        Ok(())
+        self.outside.advance(&self.host, &mut self.filter, by, make)
     }
 
     /// Runs one exchange to its end. An error is a value that cannot be made.
     pub fn exchange(&mut self, step: &Step, make: Make<'_>) -> Result<Outcome, String> {
-        self.answer_calls(make)?;
+        self.outside
+            .answer_calls(&self.host, &mut self.filter, make)?;
         let now = UNIX_EPOCH + Duration::from_nanos(self.host.world().now_ns.get());
         self.exchanges += 1;
-        let request = request_fields(&step.request, self.exchanges, now, make)?;
+        self.outside.begin();
+        let request = request_fields(&step.request, u64::from(self.exchanges), now, make)?;
         let answer = upstream_fields(&step.upstream, now, make)?;
         let mut properties = connection_properties(&step.request);
         properties.extend(
@@ -197,9 +191,16 @@ impl<C: Control> Harness<C> {
             properties,
             ..ExchangeWorld::default()
         }));
-        let outcome = Life::new(&self.host, &mut self.plugin).run(step, answer);
+        let life = Life::new(
+            &self.host,
+            &mut self.filter,
+            &mut self.outside,
+            make,
+            self.exchanges,
+        );
+        let outcome = life.run(step, answer);
         self.host.set_exchange(None);
-        Ok(outcome)
+        outcome
     }
 
     /// All that was logged.
@@ -223,72 +224,5 @@ impl<C: Control> Harness<C> {
             .filter(|name| !name.is_empty())
             .map(String::from)
             .collect()
-    }
-
-    fn set_clusters(&self) {
-        let names = self.callouts.iter().map(|callout| callout.cluster.clone());
-        *self.host.world().clusters.borrow_mut() = names.collect();
-    }
-
-    fn arm_tick(&mut self) {
-        let world = self.host.world();
-        let period_ns = u64::from(world.tick_period_ms.get()).saturating_mul(1_000_000);
-        self.next_tick_ns = (period_ns > 0).then(|| world.now_ns.get().saturating_add(period_ns));
-    }
-
-    /// Answers the calls that are under way, and those that their answers start.
-    fn answer_calls(&mut self, make: Make<'_>) -> Result<(), String> {
-        loop {
-            let calls = std::mem::take(&mut *self.host.world().calls.borrow_mut());
-            if calls.is_empty() {
-                return Ok(());
-            }
-            let now = UNIX_EPOCH + Duration::from_nanos(self.host.world().now_ns.get());
-            for call in calls {
-                let fits = |callout: &Callout| {
-                    callout.cluster == call.cluster
-                        && callout.path.as_ref().is_none_or(|path| *path == call.path)
-                };
-                let mut fitting = self
-                    .callouts
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, callout)| fits(callout));
-                let first = fitting
-                    .next()
-                    .map(|(index, callout)| (index, callout.clone()));
-                let (headers, body) = match first {
-                    Some((index, callout)) => {
-                        if fitting.next().is_some() {
-                            self.callouts.remove(index);
-                        }
-                        let mut headers =
-                            vec![(b":status".to_vec(), callout.status.to_string().into_bytes())];
-                        for (name, value) in &callout.headers {
-                            headers.push((
-                                name.to_ascii_lowercase().into_bytes(),
-                                value.bytes(now, make)?,
-                            ));
-                        }
-                        let body = callout.body.map(|body| body.bytes(now, make)).transpose()?;
-                        (headers, body.unwrap_or_default())
-                    }
-                    // What Envoy answers to a call that times out.
-                    None => (
-                        vec![(b":status".to_vec(), b"504".to_vec())],
-                        b"upstream request timeout".to_vec(),
-                    ),
-                };
-                let (count, size) = (headers.len(), body.len());
-                *self.host.world().call_answer.borrow_mut() = Some((headers, body));
-                if C::METADATA
-                    .callbacks
-                    .contains(Callbacks::HTTP_CALL_RESPONSE)
-                {
-                    self.plugin.on_http_call_response(call.id, count, size);
-                }
-                *self.host.world().call_answer.borrow_mut() = None;
-            }
-        }
     }
 }

@@ -7,84 +7,126 @@ use std::time::SystemTime;
 
 use super::cases::{RequestSpec, Step, UpstreamSpec};
 use super::expect::{Outcome, UpstreamSeen};
+use super::outside::Outside;
 use super::value::Make;
 use crate::callbacks::Callbacks;
-use crate::control::Control;
+use crate::enforcement::Flow;
+use crate::filter::Filter;
 use crate::host::native::{Fields, LocalAnswer, NativeHost, Phase};
-use crate::plugin::{Exchange, Flow, Plugin};
 
 /// One exchange on its way through the plugin and back.
-pub(crate) struct Life<'a, C: Control> {
+pub(crate) struct Life<'a, F: Filter> {
     host: &'a NativeHost,
-    plugin: &'a mut Plugin<C>,
-    exchange: Exchange<C>,
+    filter: &'a mut F,
+    outside: &'a mut Outside,
+    make: Make<'a>,
+    exchange: F::Exchange,
+    /// The id of its context.
+    context: u32,
 }
 
-impl<'a, C: Control> Life<'a, C> {
-    pub(crate) fn new(host: &'a NativeHost, plugin: &'a mut Plugin<C>) -> Self {
+impl<'a, F: Filter> Life<'a, F> {
+    pub(crate) fn new(
+        host: &'a NativeHost,
+        filter: &'a mut F,
+        outside: &'a mut Outside,
+        make: Make<'a>,
+        context: u32,
+    ) -> Self {
         Self {
             host,
-            plugin,
-            exchange: Exchange::default(),
+            filter,
+            outside,
+            make,
+            exchange: F::Exchange::default(),
+            context,
         }
     }
 
     /// From the request's headers to the log; `answer` are the headers of the upstream's response.
-    pub(crate) fn run(mut self, step: &Step, answer: Fields) -> Outcome {
+    pub(crate) fn run(mut self, step: &Step, answer: Fields) -> Result<Outcome, String> {
         let mut outcome = Outcome::default();
-        match self.request(step.request.body.as_bytes()) {
+        match self.request(step.request.body.as_bytes())? {
             Ok(seen) => {
                 outcome.upstream = Some(seen);
                 self.response(
                     &mut outcome,
                     answer,
                     step.upstream.body.clone().into_bytes(),
-                );
+                )?;
             }
-            Err(local) => self.local_response(&mut outcome, local),
+            Err(local) => self.local_response(&mut outcome, local)?,
         }
         if step.request.method == "HEAD" {
             outcome.body.clear();
         }
         if self.has(Callbacks::LOG) {
             self.enter(Phase::Log, Vec::new());
-            self.plugin.on_log(&self.exchange);
+            self.filter.on_log(&mut self.exchange);
         }
-        outcome
+        self.filter.on_delete(&mut self.exchange);
+        Ok(outcome)
     }
 
     /// The request phases: what the upstream sees, or the plugin's answer.
-    fn request(&mut self, body: &[u8]) -> Result<UpstreamSeen, LocalAnswer> {
+    fn request(&mut self, body: &[u8]) -> Result<Result<UpstreamSeen, LocalAnswer>, String> {
         if self.has(Callbacks::REQUEST_HEADERS) {
             self.enter(Phase::RequestHeaders, Vec::new());
-            self.plugin
-                .on_request_headers(&mut self.exchange, body.is_empty());
-            self.answered()?;
+            let flow =
+                self.filter
+                    .on_request_headers(&mut self.exchange, self.context, body.is_empty());
+            // A body that is awaited comes while the headers are held.
+            if !F::metadata().awaits_body || body.is_empty() {
+                self.wait(flow)?;
+            }
+            if let Err(local) = self.answered() {
+                return Ok(Err(local));
+            }
         }
         let mut body = body.to_vec();
         if self.has(Callbacks::REQUEST_BODY) && !body.is_empty() {
-            body = self.body(Phase::RequestBody, &body);
-            self.answered()?;
+            body = self.body(Phase::RequestBody, &body)?;
+            if let Err(local) = self.answered() {
+                return Ok(Err(local));
+            }
         }
         let headers = self.host.world().exchange.borrow().request.clone();
-        Ok(UpstreamSeen { headers, body })
+        Ok(Ok(UpstreamSeen { headers, body }))
+    }
+
+    /// While the request is held: calls are answered, and time passes from tick to tick.
+    fn wait(&mut self, mut flow: Flow) -> Result<(), String> {
+        while flow == Flow::Hold {
+            let released = self.outside.pass(self.host, self.filter, self.make)?;
+            for release in released {
+                if release.context == self.context {
+                    flow = self.filter.release(&mut self.exchange, release);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The response phases of what the upstream answered.
-    fn response(&mut self, outcome: &mut Outcome, headers: Fields, body: Vec<u8>) {
+    fn response(
+        &mut self,
+        outcome: &mut Outcome,
+        headers: Fields,
+        body: Vec<u8>,
+    ) -> Result<(), String> {
         self.host.world().exchange.borrow_mut().response = headers;
         if self.has(Callbacks::RESPONSE_HEADERS) {
             self.enter(Phase::ResponseHeaders, Vec::new());
-            self.plugin.on_response_headers(&mut self.exchange);
+            self.filter.on_response_headers(&mut self.exchange);
             if let Err(local) = self.answered() {
                 return self.local_response(outcome, local);
             }
         }
-        self.finish(outcome, body);
+        self.finish(outcome, body)
     }
 
     /// The response phases of the plugin's own answer, with the headers that Envoy adds to it.
-    fn local_response(&mut self, outcome: &mut Outcome, local: LocalAnswer) {
+    fn local_response(&mut self, outcome: &mut Outcome, local: LocalAnswer) -> Result<(), String> {
         let mut headers = vec![(b":status".to_vec(), local.status.to_string().into_bytes())];
         headers.extend(local.headers);
         let has = |headers: &Fields, name: &[u8]| headers.iter().any(|(known, _)| known == name);
@@ -99,18 +141,18 @@ impl<'a, C: Control> Life<'a, C> {
         self.host.world().exchange.borrow_mut().response = headers;
         if self.has(Callbacks::RESPONSE_HEADERS) {
             self.enter(Phase::ResponseHeaders, Vec::new());
-            self.plugin.on_response_headers(&mut self.exchange);
+            self.filter.on_response_headers(&mut self.exchange);
             // A local response is final.
             self.host.world().exchange.borrow_mut().answer = None;
         }
-        self.finish(outcome, local.body);
+        self.finish(outcome, local.body)
     }
 
-    fn finish(&mut self, outcome: &mut Outcome, mut body: Vec<u8>) {
+    fn finish(&mut self, outcome: &mut Outcome, mut body: Vec<u8>) -> Result<(), String> {
         if self.has(Callbacks::RESPONSE_BODY) && !body.is_empty() {
-            body = self.body(Phase::ResponseBody, &body);
+            body = self.body(Phase::ResponseBody, &body)?;
             if self.answered().is_err() {
-                return; // headers are out: Envoy resets the stream
+                return Ok(()); // headers are out: Envoy resets the stream
             }
         }
         for (name, value) in self.host.world().exchange.borrow().response.clone() {
@@ -121,10 +163,11 @@ impl<'a, C: Control> Life<'a, C> {
             }
         }
         outcome.body = body;
+        Ok(())
     }
 
     /// Hands a body over in two pieces, as the network would; what is held comes again with the second.
-    fn body(&mut self, phase: Phase, body: &[u8]) -> Vec<u8> {
+    fn body(&mut self, phase: Phase, body: &[u8]) -> Result<Vec<u8>, String> {
         let (first, second) = body.split_at(body.len() / 2);
         let mut passed = Vec::new();
         let mut held = Vec::new();
@@ -136,20 +179,25 @@ impl<'a, C: Control> Life<'a, C> {
             let size = held.len();
             self.enter(phase, std::mem::take(&mut held));
             let flow = match phase {
-                Phase::RequestBody => self.plugin.on_request_body(&mut self.exchange, size, end),
-                _ => self.plugin.on_response_body(&mut self.exchange, size, end),
+                Phase::RequestBody => self.filter.on_request_body(&mut self.exchange, size, end),
+                _ => self.filter.on_response_body(&mut self.exchange, size, end),
             };
             let mut world = self.host.world().exchange.borrow_mut();
             let buffered = std::mem::take(&mut world.body);
             if world.answer.is_some() {
-                return passed;
+                return Ok(passed);
             }
             match flow {
-                Flow::Pause => held = buffered,
+                Flow::Hold | Flow::Answered => held = buffered,
                 Flow::Continue => passed.extend(buffered),
             }
+            if end && flow == Flow::Hold {
+                drop(world);
+                self.wait(flow)?;
+                passed.append(&mut held);
+            }
         }
-        passed
+        Ok(passed)
     }
 
     fn enter(&self, phase: Phase, body: Vec<u8>) {
@@ -170,7 +218,7 @@ impl<'a, C: Control> Life<'a, C> {
     }
 
     fn has(&self, callback: Callbacks) -> bool {
-        C::METADATA.callbacks.contains(callback)
+        F::metadata().callbacks.contains(callback)
     }
 }
 

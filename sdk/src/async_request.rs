@@ -1,0 +1,323 @@
+//! The request as an [`AsyncControl`](crate::AsyncControl) sees it, and what it can await.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::fields::{self, CheckedHeader, FieldPairs};
+use crate::foreign::Foreign;
+use crate::host::{Host, Level, Map};
+use crate::http_call::HttpCallResponse;
+use crate::limits;
+use crate::log::{self, Field};
+use crate::plugin_context::whole_ms;
+use crate::request::{Request, exchange_functions, field_functions};
+use crate::scope::Scope;
+use crate::shared_data::SharedData;
+
+/// A request that may be waited with. Until the control has decided, nothing of it goes on, so headers can be read and
+/// changed before and after each `await`.
+#[derive(Clone, Debug)]
+pub struct AsyncRequest {
+    scope: Scope,
+    signals: Rc<Signals>,
+}
+
+/// The answer to an awaited HTTP call.
+#[derive(Clone, Debug)]
+pub struct CallResponse {
+    status: u16,
+    headers: FieldPairs,
+    body: Vec<u8>,
+}
+
+impl CallResponse {
+    /// The status. A call that timed out is answered with 504 by the proxy.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Its headers, `:status` among them.
+    pub fn headers(&self) -> &FieldPairs {
+        &self.headers
+    }
+
+    /// Its body; bounded, see [`AsyncRequest::http_call`].
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+impl AsyncRequest {
+    pub(crate) fn new(scope: &Scope, signals: Rc<Signals>) -> Self {
+        Self {
+            scope: scope.clone(),
+            signals,
+        }
+    }
+
+    /// Calls a cluster that the operator lets this plugin call, and awaits the answer. `headers` must have `:method`,
+    /// `:path` and `:authority`. An error: an unknown cluster, a reset, no answer within `timeout` or within
+    /// [`HELD_MAX`](crate::AsyncControl::HELD_MAX), or a body above 1 MiB. Several calls can be awaited at once.
+    pub async fn http_call(
+        &self,
+        cluster: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<CallResponse, Error> {
+        let timeout = timeout.min(self.time_left()?);
+        let id = self
+            .scope
+            .http_call(cluster, headers, body, whole_ms(timeout))?;
+        self.signals.calls.borrow_mut().push(Call {
+            id,
+            is_new: true,
+            answer: None,
+        });
+        let signals = &self.signals;
+        Answer { signals, id }.await
+    }
+
+    /// The whole body of the request, or `None` if it is longer than `max` (at most 1 MiB). Only for controls that say
+    /// [`Metadata::awaits_body`](crate::Metadata::awaits_body).
+    pub async fn body(&self, max: usize) -> Result<Option<Vec<u8>>, Error> {
+        if !self.signals.awaits_body.get() {
+            return Err(Error::new(
+                "the control's metadata does not say `awaits_body`",
+            ));
+        }
+        let alarm = self.deadline_ns();
+        let body = Wait {
+            request: self,
+            alarm,
+            done: |request: &Self| request.signals.body.borrow().clone(),
+        };
+        match body.await {
+            Some(body) => Ok(body.filter(|body| body.len() <= max)),
+            None => Err(too_long()),
+        }
+    }
+
+    /// Waits. Longer than the rest of [`HELD_MAX`](crate::AsyncControl::HELD_MAX) is an error at its end.
+    pub async fn sleep(&self, duration: Duration) -> Result<(), Error> {
+        let wanted = self.scope.host.now_ns().saturating_add(nanos(duration));
+        let deadline = self.deadline_ns();
+        let never = Wait {
+            request: self,
+            alarm: wanted.min(deadline),
+            done: |_: &Self| None::<()>,
+        };
+        never.await;
+        if wanted > deadline {
+            Err(too_long())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The method. One hostcall.
+    pub fn method(&self) -> Result<Vec<u8>, Error> {
+        self.header(":method")?.ok_or(Error::Missing(":method"))
+    }
+
+    /// The path with its query, as the host normalised it. One hostcall.
+    pub fn path(&self) -> Result<Vec<u8>, Error> {
+        self.header(":path")?.ok_or(Error::Missing(":path"))
+    }
+
+    /// The host that the client named, port included. One hostcall.
+    pub fn authority(&self) -> Result<Vec<u8>, Error> {
+        self.header(":authority")?
+            .ok_or(Error::Missing(":authority"))
+    }
+
+    /// Whether the request has no body.
+    pub fn end_of_stream(&self) -> bool {
+        self.signals.end_of_stream.get()
+    }
+
+    field_functions!(Map::Request);
+    exchange_functions!();
+
+    fn time_left(&self) -> Result<Duration, Error> {
+        let left = self.deadline_ns().saturating_sub(self.scope.host.now_ns());
+        if left == 0 {
+            return Err(too_long());
+        }
+        Ok(Duration::from_nanos(left))
+    }
+
+    /// Counted from the first time that something is awaited.
+    fn deadline_ns(&self) -> u64 {
+        let set = self.signals.deadline_ns.get();
+        set.unwrap_or_else(|| {
+            let held_max = nanos(self.signals.held_max.get());
+            let deadline = self.scope.host.now_ns().saturating_add(held_max);
+            self.signals.deadline_ns.set(Some(deadline));
+            deadline
+        })
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cold]
+fn too_long() -> Error {
+    Error::new("the request is held for too long")
+}
+
+/// The answer to a call.
+struct Answer<'a> {
+    signals: &'a Signals,
+    id: u32,
+}
+
+impl Future for Answer<'_> {
+    type Output = Result<CallResponse, Error>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut calls = self.signals.calls.borrow_mut();
+        let call = calls.iter_mut().find(|call| call.id == self.id);
+        match call.and_then(|call| call.answer.take()) {
+            Some(answer) => Poll::Ready(answer),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        self.signals
+            .calls
+            .borrow_mut()
+            .retain(|call| call.id != self.id);
+    }
+}
+
+/// Something that is there at last, or else (`None`) the time is over.
+struct Wait<'a, D> {
+    request: &'a AsyncRequest,
+    alarm: u64,
+    done: D,
+}
+
+impl<T, D: Fn(&AsyncRequest) -> Option<T> + Unpin> Future for Wait<'_, D> {
+    type Output = Option<T>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<T>> {
+        let signals = &self.request.signals;
+        if let Some(done) = (self.done)(self.request) {
+            signals.silence(self.alarm);
+            return Poll::Ready(Some(done));
+        }
+        if self.request.scope.host.now_ns() >= self.alarm {
+            signals.silence(self.alarm);
+            return Poll::Ready(None);
+        }
+        signals.set_alarm(self.alarm);
+        Poll::Pending
+    }
+}
+
+/// What a request waits for, and what has come of it.
+#[derive(Debug, Default)]
+pub(crate) struct Signals {
+    context: Cell<u32>,
+    end_of_stream: Cell<bool>,
+    awaits_body: Cell<bool>,
+    held_max: Cell<Duration>,
+    deadline_ns: Cell<Option<u64>>,
+    alarms: RefCell<Vec<u64>>,
+    calls: RefCell<Vec<Call>>,
+    /// `Some(None)`: it is too long.
+    body: RefCell<Option<Option<Vec<u8>>>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: u32,
+    /// Nobody has asked for it yet.
+    is_new: bool,
+    answer: Option<Result<CallResponse, Error>>,
+}
+
+impl Signals {
+    /// Makes them those of another request.
+    pub(crate) fn begin(&self, request: &Request<'_>, awaits_body: bool, held_max: Duration) {
+        self.context.set(request.context());
+        self.end_of_stream.set(request.end_of_stream());
+        self.awaits_body.set(awaits_body);
+        self.held_max.set(held_max);
+        self.deadline_ns.set(None);
+        self.alarms.borrow_mut().clear();
+        self.calls.borrow_mut().clear();
+        let empty = request.end_of_stream().then(|| Some(Vec::new()));
+        *self.body.borrow_mut() = empty;
+    }
+
+    pub(crate) fn context(&self) -> u32 {
+        self.context.get()
+    }
+
+    /// Calls that were started since this was asked for.
+    pub(crate) fn new_calls(&self) -> Vec<u32> {
+        let mut calls = self.calls.borrow_mut();
+        let fresh = calls.iter_mut().filter(|call| call.is_new);
+        fresh
+            .map(|call| {
+                call.is_new = false;
+                call.id
+            })
+            .collect()
+    }
+
+    /// A call is answered; whether anybody still waits for it.
+    pub(crate) fn answer(&self, id: u32, response: &HttpCallResponse<'_>) -> bool {
+        let mut calls = self.calls.borrow_mut();
+        let Some(call) = calls.iter_mut().find(|call| call.id == id) else {
+            return false;
+        };
+        call.answer = Some(read(response));
+        true
+    }
+
+    /// The body is there; `None`: it is too long.
+    pub(crate) fn set_body(&self, body: Option<Vec<u8>>) {
+        *self.body.borrow_mut() = Some(body);
+    }
+
+    /// When the task wants to be polled.
+    pub(crate) fn alarm(&self) -> Option<u64> {
+        self.alarms.borrow().iter().min().copied()
+    }
+
+    fn set_alarm(&self, alarm: u64) {
+        let mut alarms = self.alarms.borrow_mut();
+        if !alarms.contains(&alarm) {
+            alarms.push(alarm);
+        }
+    }
+
+    fn silence(&self, alarm: u64) {
+        self.alarms.borrow_mut().retain(|set| *set != alarm);
+    }
+}
+
+fn read(response: &HttpCallResponse<'_>) -> Result<CallResponse, Error> {
+    let status = response
+        .status()?
+        .ok_or_else(|| Error::new("the HTTP call was reset"))?;
+    Ok(CallResponse {
+        status,
+        headers: response.all_headers()?,
+        body: response.body(limits::AWAITED_BODY_BYTES_MAX)?,
+    })
+}
