@@ -79,6 +79,7 @@ impl FilterInstance {
                 .iter()
                 .map(|cluster| cluster.name.clone())
                 .collect(),
+            allow_on_headers_stop_iteration: Some(false),
         }
     }
 }
