@@ -29,6 +29,7 @@ mod reload_isolation;
 mod reload_keeps;
 mod reload_queues;
 mod reload_signals;
+mod reload_signed;
 mod reloaded;
 mod restricted;
 mod served;
