@@ -14,6 +14,7 @@ mod filters_only;
 mod foreign;
 mod go_guest;
 mod grpc;
+mod headers_alone;
 mod hostile;
 mod hostile_guests;
 mod hostile_modules;
