@@ -97,6 +97,7 @@ impl Bed {
             isolation,
             limits: Limits::default(),
             clusters: Vec::new(),
+            allow_on_headers_stop_iteration: None,
         };
         let embedder: Rc<dyn portcullis_runtime::Embedder> = Rc::<BenchEmbedder>::clone(embedder);
         Plugin::start(

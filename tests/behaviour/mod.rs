@@ -91,6 +91,7 @@ fn run(
             .map_err(|error| format!("{error:#}"))
     });
     let rows = seen.collect();
+    check()?;
     let mut functions = Vec::new();
     for version in VERSIONS {
         let path = format!("/{}", route_of(version.name));
@@ -131,7 +132,10 @@ fn there(chapters: &[Chapter]) -> Result<Run> {
     let address = envoy.listener("plain")?;
     let check = || match envoy.process_mut().ended()? {
         None => Ok(()),
-        Some(status) => bail!("Envoy is gone ({status}): a row before this one did it"),
+        Some(status) => bail!(
+            "Envoy is gone ({status}): a row before this one did it. Its last words:\n{}",
+            envoy.process().last_words()
+        ),
     };
     run(&scene, address, chapters, |row| row.harm().is_some(), check)
 }

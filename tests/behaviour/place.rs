@@ -25,7 +25,7 @@ const REPORT_BOUND: Duration = Duration::from_secs(10);
 const GATE_BOUND: Duration = Duration::from_millis(150);
 
 /// The answers that a row's request may ask the upstream for, by path.
-fn answers() -> [(&'static str, Answer); 3] {
+fn answers() -> [(&'static str, Answer); 4] {
     let header = |name: &str, value: &str| (name.into(), value.into());
     let answer = |status, headers, body: &str, trailers| Answer {
         status,
@@ -46,6 +46,10 @@ fn answers() -> [(&'static str, Answer); 3] {
         ),
         (
             "/trailers",
+            answer(200, vec![], "ok", vec![header("t-sum", "9")]),
+        ),
+        (
+            "/alone/trailers",
             answer(200, vec![], "ok", vec![header("t-sum", "9")]),
         ),
     ]
@@ -131,7 +135,7 @@ impl Scene {
         })
     }
 
-    /// The policy: `/two` passes two probes, `/fragile` one that may break, `/<name>` each guest of `guests`, all else the first probe.
+    /// The policy: `/two` passes two probes, `/fragile` one that may break, `/alone` one that may hold headers alone and then the first, `/<name>` each guest of `guests`, all else the first probe.
     pub(crate) fn policy(&self, probe: &Path, chapters: &[Chapter], guests: &[Guest]) -> Value {
         let clusters = json!(["upstream", "callee", "nobody"]);
         let mut rows = chapters.iter().flat_map(|chapter| &chapter.rows);
@@ -139,6 +143,7 @@ impl Scene {
             .find_map(|row| row.start.as_deref())
             .unwrap_or_default();
         let mut filters = vec![
+            json!({"name": "alone", "module": probe, "clusters": clusters, "allow_on_headers_stop_iteration": true}),
             json!({"name": "probe", "module": probe, "clusters": clusters, "configuration": {"script": start}}),
             json!({"name": "second", "module": probe, "clusters": clusters}),
             json!({"name": "fragile", "module": probe, "clusters": clusters}),
@@ -146,6 +151,7 @@ impl Scene {
         let mut ways = vec![
             ("two", vec!["probe", "second"]),
             ("fragile", vec!["fragile"]),
+            ("alone", vec!["alone", "probe"]),
         ];
         for guest in guests {
             filters.push(json!({"name": guest.name, "module": guest.module}));
@@ -270,7 +276,11 @@ pub(crate) fn send_patiently(
 }
 
 fn fetch(address: SocketAddr, row: &Row, plugin: &str) -> Result<(String, bool)> {
-    let path = if plugin == "second" { "/two" } else { "/" };
+    let path = match plugin {
+        "second" => "/two",
+        "alone" => "/alone",
+        _ => "/",
+    };
     let name = if row.start.is_some() {
         "start"
     } else {

@@ -35,6 +35,9 @@ pub(crate) struct Row {
     /// The one behind it, on a route of their own.
     #[serde(default)]
     pub(crate) second: Option<String>,
+    /// One before the first that may hold headers alone (`allow_on_headers_stop_iteration`), on a route of their own.
+    #[serde(default)]
+    pub(crate) alone: Option<String>,
     /// One that may break its VM, in place of the first. It reports nothing.
     #[serde(default)]
     pub(crate) fragile: Option<String>,
@@ -90,6 +93,7 @@ impl Row {
     /// By plugin.
     pub(crate) fn scripts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [
+            ("alone", &self.alone),
             ("probe", &self.probe),
             ("second", &self.second),
             ("fragile", &self.fragile),
@@ -116,11 +120,12 @@ impl Row {
     }
 
     pub(crate) fn path(&self) -> &str {
-        match (&self.request.path, &self.second, &self.fragile) {
+        match (&self.request.path, &self.second, &self.fragile, &self.alone) {
             (Some(path), ..) => path,
-            (None, Some(_), _) => "/two",
-            (None, None, Some(_)) => "/fragile",
-            (None, None, None) => "/",
+            (None, Some(_), ..) => "/two",
+            (None, None, Some(_), _) => "/fragile",
+            (None, None, None, Some(_)) => "/alone",
+            (None, None, None, None) => "/",
         }
     }
 }

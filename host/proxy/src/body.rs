@@ -1,17 +1,17 @@
-//! Bodies on their way through: streamed, run through the filters' body and trailer callbacks where there are any, held while a filter
-//! pauses. What a filter holds is bounded by the runtime; what nobody reads stays in the sender's socket.
+//! Bodies on their way through: streamed, and run through the filters where there are any that look at them. What nobody reads stays in the
+//! sender's socket.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use portcullis_runtime::{Direction, Progress};
 use tokio::time::{Instant, Sleep};
 
+use crate::filtered::Filtered;
 use crate::grpc::GrpcBody;
 use crate::stream::{Diversion, Flags, Stream};
 use crate::upstream::Lease;
@@ -33,7 +33,7 @@ pub(crate) enum BodyFault {
     Over,
 }
 
-type FramePoll = Poll<Option<Result<Frame<Bytes>, BodyFault>>>;
+pub(crate) type FramePoll = Poll<Option<Result<Frame<Bytes>, BodyFault>>>;
 
 /// What goes to an upstream.
 pub(crate) enum RequestBody {
@@ -85,7 +85,7 @@ impl Body for RequestBody {
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Grpc(body) => body.is_over(),
             Self::Plain(incoming, _) => incoming.is_end_stream(),
-            Self::Filtered(filtered) => filtered.done,
+            Self::Filtered(filtered) => filtered.is_done(),
         }
     }
 
@@ -103,113 +103,6 @@ fn exact(bytes: usize) -> SizeHint {
     SizeHint::with_exact(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
-/// A body that passes the filters of its direction.
-pub(crate) struct Filtered {
-    incoming: Incoming,
-    stream: Rc<Stream>,
-    direction: Direction,
-    /// Nothing more comes in.
-    read: bool,
-    /// A filter holds what came in.
-    held: bool,
-    /// Nothing more goes out but these.
-    trailers: Option<HeaderMap>,
-    done: bool,
-}
-
-impl Filtered {
-    /// Of `incoming`, whose headers have passed.
-    pub(crate) fn new(incoming: Incoming, stream: Rc<Stream>, direction: Direction) -> Self {
-        Self {
-            incoming,
-            stream,
-            direction,
-            read: false,
-            held: false,
-            trailers: None,
-            done: false,
-        }
-    }
-
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> FramePoll {
-        loop {
-            if let Some(trailers) = self.trailers.take() {
-                self.done = true;
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
-            if self.done {
-                return Poll::Ready(None);
-            }
-            let progress = if self.stream.is_woken(self.direction) || (self.held && self.read) {
-                match self.stream.poll_resume(self.direction, context) {
-                    Poll::Ready(progress) => progress,
-                    Poll::Pending if self.read => return Poll::Pending,
-                    Poll::Pending => Progress::Pause,
-                }
-            } else {
-                self.stream.watch(self.direction, context);
-                match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                    Some(Ok(frame)) => self.run(frame),
-                    None => {
-                        self.end();
-                        self.stream.body(self.direction, Bytes::new(), true)
-                    }
-                }
-            };
-            match progress {
-                Progress::Continue => {
-                    self.held = false;
-                    let out = self.stream.take_body(self.direction);
-                    if self.read {
-                        self.trailers = self.stream.take_trailers(self.direction);
-                        self.done = self.trailers.is_none();
-                    }
-                    if !out.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(out))));
-                    }
-                }
-                Progress::Pause => self.held = true,
-                Progress::Respond => {
-                    self.stream.divert(Diversion::Respond);
-                    return Poll::Ready(Some(Err(BodyFault::Filter)));
-                }
-                Progress::Reset => {
-                    self.stream.divert(Diversion::Reset);
-                    return Poll::Ready(Some(Err(BodyFault::Filter)));
-                }
-            }
-        }
-    }
-
-    fn run(&mut self, frame: Frame<Bytes>) -> Progress {
-        match frame.into_data() {
-            Ok(data) => {
-                let last = self.incoming.is_end_stream();
-                if last {
-                    self.end();
-                }
-                self.stream.count(self.direction, data.len());
-                self.stream.body(self.direction, data, last)
-            }
-            Err(frame) => match frame.into_trailers() {
-                Ok(trailers) => {
-                    self.end();
-                    self.stream.trailers(self.direction, trailers)
-                }
-                Err(_) => Progress::Pause,
-            },
-        }
-    }
-
-    fn end(&mut self) {
-        self.read = true;
-        if self.direction == Direction::Request {
-            self.stream.request_is_read();
-        }
-    }
-}
-
 /// What goes to a client.
 pub(crate) struct ResponseBody {
     source: Source,
@@ -218,10 +111,11 @@ pub(crate) struct ResponseBody {
 
 enum Source {
     Whole(Option<Bytes>),
-    Upstream(Box<Upstream>),
+    Upstream(Box<UpstreamBody>),
 }
 
-struct Upstream {
+/// An upstream's, with what bounds its coming.
+pub(crate) struct UpstreamBody {
     body: Either,
     lease: Option<Lease>,
     /// When the whole answer is due.
@@ -255,29 +149,79 @@ impl ResponseBody {
             return Self::whole(Bytes::new(), Some(stream));
         }
         let body = if stream.route.reads_response_body {
-            Either::Filtered(Filtered::new(
-                incoming,
-                Rc::clone(&stream),
-                Direction::Response,
-            ))
+            let stream = Rc::clone(&stream);
+            Either::Filtered(Filtered::new(incoming, stream, Direction::Response))
         } else {
             Either::Plain(incoming)
         };
-        let upstream = Upstream {
-            body,
-            lease: Some(lease),
-            deadline,
-            alarm: None,
-            still: false,
-        };
+        Self::begun(UpstreamBody::new(body, lease, deadline), stream)
+    }
+
+    /// The rest of one that filters have let the headers wait for.
+    pub(crate) fn begun(body: UpstreamBody, stream: Rc<Stream>) -> Self {
         Self {
-            source: Source::Upstream(Box::new(upstream)),
+            source: Source::Upstream(Box::new(body)),
             stream: Some(stream),
         }
     }
 }
 
-impl Upstream {
+impl UpstreamBody {
+    /// One that filters see before its headers have passed.
+    pub(crate) fn filtered(
+        incoming: Incoming,
+        lease: Lease,
+        stream: &Rc<Stream>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let body = Filtered::new(incoming, Rc::clone(stream), Direction::Response);
+        Self::new(Either::Filtered(body), lease, deadline)
+    }
+
+    fn new(body: Either, lease: Lease, deadline: Option<Instant>) -> Self {
+        Self {
+            body,
+            lease: Some(lease),
+            deadline,
+            alarm: None,
+            still: false,
+        }
+    }
+
+    /// As [`Filtered::poll_headers`], in the time that an upstream has.
+    pub(crate) fn poll_headers(
+        &mut self,
+        stream: &Stream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Progress, BodyFault>> {
+        if let Some(diversion) = stream.diversion() {
+            stream.clear_diversion();
+            return Poll::Ready(Ok(match diversion {
+                Diversion::Respond => Progress::Respond,
+                Diversion::Reset => Progress::Reset,
+            }));
+        }
+        let Either::Filtered(filtered) = &mut self.body else {
+            return Poll::Ready(Ok(Progress::Continue));
+        };
+        let polled = filtered.poll_headers(context);
+        if filtered.is_read()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+        match polled {
+            Poll::Ready(polled) => {
+                self.still = false;
+                if polled.is_err() {
+                    stream.flag(Flags::UPSTREAM_CLOSED);
+                }
+                Poll::Ready(polled)
+            }
+            Poll::Pending => self.poll_alarm(stream, context).map(Err),
+        }
+    }
+
     fn poll_frame(&mut self, stream: &Rc<Stream>, context: &mut Context<'_>) -> FramePoll {
         let polled = match &mut self.body {
             Either::Plain(incoming) => {
@@ -297,7 +241,7 @@ impl Upstream {
             }
             Either::Filtered(filtered) => {
                 let polled = filtered.poll_frame(context);
-                if filtered.read
+                if filtered.is_read()
                     && let Some(lease) = self.lease.take()
                 {
                     lease.give_back();
@@ -310,10 +254,11 @@ impl Upstream {
             return polled;
         }
         self.poll_alarm(stream, context)
+            .map(|fault| Some(Err(fault)))
     }
 
     /// Nothing came: how long may that last?
-    fn poll_alarm(&mut self, stream: &Stream, context: &mut Context<'_>) -> FramePoll {
+    fn poll_alarm(&mut self, stream: &Stream, context: &mut Context<'_>) -> Poll<BodyFault> {
         // Without a lease the upstream has done its part.
         let Some(lease) = &self.lease else {
             return Poll::Pending;
@@ -333,7 +278,7 @@ impl Upstream {
         };
         ready!(alarm.as_mut().poll(context));
         stream.flag(Flags::UPSTREAM_TIMEOUT);
-        Poll::Ready(Some(Err(BodyFault::Idle)))
+        Poll::Ready(BodyFault::Idle)
     }
 
     fn is_ended_by_filter(&self, stream: &Stream, context: &Context<'_>) -> bool {
@@ -351,7 +296,7 @@ impl Upstream {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             Either::Plain(incoming) => incoming.is_end_stream(),
-            Either::Filtered(filtered) => filtered.done,
+            Either::Filtered(filtered) => filtered.is_done(),
         }
     }
 }

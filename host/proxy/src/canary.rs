@@ -224,6 +224,7 @@ pub(crate) fn instantiate(module: Arc<Module>, name: &str) -> Result<(), String>
         isolation: Isolation::Plugin,
         limits: Limits::default(),
         clusters: Vec::new(),
+        allow_on_headers_stop_iteration: None,
     };
     let started = Plugin::start(
         PluginId(0),

@@ -22,6 +22,7 @@ mod connection;
 mod edition;
 mod embedder;
 mod figures;
+mod filtered;
 mod forward;
 mod forwarded;
 mod front;

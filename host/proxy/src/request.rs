@@ -16,15 +16,16 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use portcullis_runtime::{Direction, Exchange, Protocol};
 
-use crate::body::{Filtered, RequestBody};
+use crate::body::RequestBody;
 use crate::connection::{Begun, Turn};
 use crate::edition::Stay;
 use crate::fields::{HttpFields, Pseudo};
+use crate::filtered::Filtered;
 use crate::forward::{Forwarded, flags_of, forward, upstream_request};
 use crate::forwarded;
 use crate::head::{host_of, read_head};
 use crate::local::Problem;
-use crate::phase::{Answered, Reset, Settled, settle, stream_info};
+use crate::phase::{Answered, Reset, Settled, settle_headers, settle_with_body, stream_info};
 use crate::reroute;
 use crate::response::{answer, held_too_long, relay, respond};
 use crate::stream::{Diversion, Flags, Record, Stream};
@@ -103,19 +104,28 @@ async fn run(
         stream.request_is_read();
     }
     let mut plain = None;
+    let mut incoming = Some(incoming);
+    let mut begun = None;
     if !stream.route.is_filtered {
         plain = Some(fields);
     } else {
         let info = stream_info(&stream);
         stream.start(Exchange::new(Box::new(fields), info));
-        match settle(&stream, Direction::Request, |http| {
+        let mut settled = settle_headers(&stream, Direction::Request, |http| {
             http.request_headers(end_of_stream)
         })
-        .await
+        .await;
+        if matches!(settled, Settled::WantsBody)
+            && let Some(incoming) = incoming.take()
         {
+            let mut body = Filtered::new(incoming, Rc::clone(&stream), Direction::Request);
+            settled = settle_with_body(|context| body.poll_headers(context)).await;
+            begun = Some(body);
+        }
+        match settled {
             Settled::Passed => {}
             Settled::Respond => return respond(&stream).await,
-            Settled::Reset => return Err(Reset),
+            Settled::Reset | Settled::WantsBody => return Err(Reset),
             Settled::TooLong => return held_too_long(&stream).await,
         }
     }
@@ -144,16 +154,17 @@ async fn run(
             })
             .flatten(),
     };
-    let body = if end_of_stream {
-        RequestBody::Empty
-    } else if stream.route.reads_request_body {
-        RequestBody::Filtered(Filtered::new(
-            incoming,
-            Rc::clone(&stream),
-            Direction::Request,
-        ))
-    } else {
-        RequestBody::Plain(incoming, Rc::clone(&stream))
+    let body = match (begun, incoming) {
+        (Some(begun), _) => RequestBody::Filtered(begun),
+        (None, Some(incoming)) if !end_of_stream => {
+            if stream.route.reads_request_body {
+                let stream = Rc::clone(&stream);
+                RequestBody::Filtered(Filtered::new(incoming, stream, Direction::Request))
+            } else {
+                RequestBody::Plain(incoming, Rc::clone(&stream))
+            }
+        }
+        _ => RequestBody::Empty,
     };
     let Some(request) = make(body) else {
         return answer(
@@ -196,14 +207,14 @@ async fn refuse(edition: Stay, connection: Turn, record: Record, problem: Proble
     let stream = Stream::new(edition, route, connection, record);
     if stream.route.is_filtered {
         stream.start(Exchange::new(Box::new(fields), stream_info(&stream)));
-        match settle(&stream, Direction::Request, |http| {
+        match settle_headers(&stream, Direction::Request, |http| {
             http.request_headers(true)
         })
         .await
         {
             Settled::Passed => {}
             Settled::Respond => return respond(&stream).await,
-            Settled::Reset | Settled::TooLong => return Err(Reset),
+            Settled::WantsBody | Settled::Reset | Settled::TooLong => return Err(Reset),
         }
     }
     answer(&stream, &problem).await

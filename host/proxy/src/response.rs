@@ -6,19 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use portcullis_runtime::{Direction, HttpStream};
 
-use crate::body::ResponseBody;
+use crate::body::{ResponseBody, UpstreamBody};
 use crate::fields::{HttpFields, Pseudo, to_header_map};
 use crate::forwarded;
 use crate::limits::LOCAL_RESPONSES_MAX;
 use crate::local::Problem;
-use crate::phase::{Answered, Reset, Settled, settle};
+use crate::phase::{Answered, Reset, Settled, settle, settle_headers, settle_with_body};
 use crate::stream::{Flags, Stream};
-use crate::upstream::{Answer, UpstreamFault};
+use crate::upstream::{Answer, Lease, UpstreamFault};
 
 /// An upstream's answer on its way to the client.
 pub(crate) async fn relay(
@@ -47,28 +47,48 @@ pub(crate) async fn relay(
         status: parts.status,
     };
     let end_of_stream = incoming.is_end_stream();
-    let (status, headers) =
-        match pass_head(stream, HttpFields { pseudo, headers }, end_of_stream).await {
-            Ok(head) => head,
-            Err(Settled::Respond) => return respond(stream).await,
-            Err(Settled::TooLong) => return held_too_long(stream).await,
-            Err(_) => return Err(Reset),
-        };
+    // Of a request that is read meanwhile, too.
+    let deadline = || {
+        let read = stream.request_read.get()?;
+        Some(read.checked_add(timeout?)?.into())
+    };
+    let passed = pass_head(stream, HttpFields { pseudo, headers }, end_of_stream).await;
+    let (passed, body) = match passed {
+        Err(Settled::WantsBody) => {
+            let mut body = UpstreamBody::filtered(incoming, lease, stream, deadline());
+            let settled = settle_with_body(|context| body.poll_headers(stream, context));
+            let passed = match settled.await {
+                Settled::Passed => take_head(stream).ok_or(Settled::Reset),
+                other => Err(other),
+            };
+            (passed, Coming::Begun(body))
+        }
+        other => (other, Coming::Untouched(incoming, lease)),
+    };
+    let (status, headers) = match passed {
+        Ok(head) => head,
+        Err(Settled::Respond) => return respond(stream).await,
+        Err(Settled::TooLong) => return held_too_long(stream).await,
+        Err(_) => return Err(Reset),
+    };
     stream.set_answered(status.as_u16());
-    let body = match tunnel {
-        Some((downstream, upstream)) => {
+    let body = match (tunnel, body) {
+        (Some((downstream, upstream)), _) => {
             tokio::task::spawn_local(carry(Rc::clone(stream), downstream, upstream));
             ResponseBody::whole(Bytes::new(), None)
         }
-        None => {
-            let read = stream.request_read.get();
-            let deadline = read
-                .zip(timeout)
-                .and_then(|(read, timeout)| read.checked_add(timeout));
-            ResponseBody::upstream(incoming, lease, Rc::clone(stream), deadline.map(Into::into))
+        (None, Coming::Begun(body)) => ResponseBody::begun(body, Rc::clone(stream)),
+        (None, Coming::Untouched(incoming, lease)) => {
+            ResponseBody::upstream(incoming, lease, Rc::clone(stream), deadline())
         }
     };
     Ok(reply(status, headers, body))
+}
+
+/// An upstream's body, of which filters may have seen something before its head passed.
+enum Coming {
+    Untouched(Incoming, Lease),
+    Begun(UpstreamBody),
 }
 
 /// A head through the response filters. What comes out may be moved out of the exchange, unless a filter will want to see it again.
@@ -83,7 +103,7 @@ async fn pass_head(
         };
         return Ok((status, fields.headers));
     }
-    let settled = settle(stream, Direction::Response, |http| {
+    let settled = settle_headers(stream, Direction::Response, |http| {
         let upstream_address = stream.record.borrow().upstream;
         let mut exchange = http.exchange_mut();
         if let Pseudo::Response { status } = fields.pseudo {
@@ -135,6 +155,11 @@ pub(crate) async fn answer(stream: &Rc<Stream>, problem: &Problem) -> Answered {
     };
     match pass_head(stream, fields, body.is_empty()).await {
         Ok((status, headers)) => finish(stream, status, headers, body).await,
+        Err(Settled::WantsBody) => match pass_with_body(stream, body).await {
+            Settled::Passed => send_passed(stream),
+            Settled::Respond => respond(stream).await,
+            _ => Err(Reset),
+        },
         Err(Settled::Respond) => respond(stream).await,
         Err(_) => Err(Reset),
     }
@@ -144,7 +169,7 @@ pub(crate) async fn answer(stream: &Rc<Stream>, problem: &Problem) -> Answered {
 pub(crate) async fn respond(stream: &Rc<Stream>) -> Answered {
     for _ in 0..LOCAL_RESPONSES_MAX {
         let body = stream.with(HttpStream::take_local_body).unwrap_or_default();
-        let settled = settle(stream, Direction::Response, |http| {
+        let mut settled = settle_headers(stream, Direction::Response, |http| {
             http.response_headers(body.is_empty())
         })
         .await;
@@ -153,18 +178,38 @@ pub(crate) async fn respond(stream: &Rc<Stream>) -> Answered {
                 let (status, headers) = take_head(stream).ok_or(Reset)?;
                 return finish(stream, status, headers, body).await;
             }
+            Settled::WantsBody => settled = pass_with_body(stream, body).await,
+            _ => {}
+        }
+        match settled {
+            Settled::Passed => return send_passed(stream),
             Settled::Respond => {}
-            Settled::Reset | Settled::TooLong => return Err(Reset),
+            Settled::WantsBody | Settled::Reset | Settled::TooLong => return Err(Reset),
         }
     }
     Err(Reset)
+}
+
+/// A body that is here as a whole to filters of which one holds the head alone: what comes of head and body.
+async fn pass_with_body(stream: &Rc<Stream>, body: Bytes) -> Settled {
+    settle(stream, Direction::Response, |http| {
+        http.response_body(body, true)
+    })
+    .await
+}
+
+/// An answer whose head and body have passed the filters together.
+fn send_passed(stream: &Rc<Stream>) -> Answered {
+    let (status, headers) = take_head(stream).ok_or(Reset)?;
+    let body = stream.take_body(Direction::Response);
+    Ok(send_whole(stream, status, headers, body))
 }
 
 /// The body of an answer that is here as a whole, through the response filters.
 async fn finish(
     stream: &Rc<Stream>,
     status: StatusCode,
-    mut headers: HeaderMap,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Answered {
     let mut body = body;
@@ -179,6 +224,15 @@ async fn finish(
             _ => return Err(Reset),
         }
     }
+    Ok(send_whole(stream, status, headers, body))
+}
+
+fn send_whole(
+    stream: &Rc<Stream>,
+    status: StatusCode,
+    mut headers: HeaderMap,
+    mut body: Bytes,
+) -> Response<ResponseBody> {
     let head = stream.record.borrow().method == Method::HEAD;
     if !head && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -190,11 +244,11 @@ async fn finish(
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::CONNECTION);
     stream.set_answered(status.as_u16());
-    Ok(reply(
+    reply(
         status,
         headers,
         ResponseBody::whole(body, Some(Rc::clone(stream))),
-    ))
+    )
 }
 
 pub(crate) async fn held_too_long(stream: &Rc<Stream>) -> Answered {

@@ -213,6 +213,18 @@ impl Stream {
         }
     }
 
+    /// Whether a filter holds the headers alone, and is to be shown the body.
+    pub(crate) fn wants_body(&self, direction: Direction) -> bool {
+        self.with(|http| http.wants_body(direction))
+            .unwrap_or_default()
+    }
+
+    /// Whether all filters have let the headers go.
+    pub(crate) fn has_passed_headers(&self, direction: Direction) -> bool {
+        self.with(|http| http.has_passed_headers(direction))
+            .unwrap_or_default()
+    }
+
     /// Whether there is news for this direction that [`Stream::poll_resume`] would act on.
     pub(crate) fn is_woken(&self, direction: Direction) -> bool {
         Self::slot(&self.woken, direction).get()

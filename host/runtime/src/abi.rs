@@ -216,15 +216,18 @@ guest_enum! {
 pub(crate) enum Action {
     Continue,
     Pause,
+    /// Pause the headers and go on with the body (headers only; `StopIteration` of the C++ SDK). A pause, unless the plugin may.
+    PauseHeaders,
     /// Pause and forget the bytes of this call (body only; `StopIterationNoBuffer` of the C++ SDK).
     PauseAndDrop,
 }
 
 impl Action {
-    /// Envoy turns 1 into *stop all* and reads 2 as *continue*; anything above 4 pauses (both observed in Envoy 1.40).
+    /// Envoy reads 2 as *continue*; anything above 4 pauses (both observed in Envoy 1.40).
     pub(crate) fn of_headers(number: u32) -> Self {
         match number {
             0 | 2 => Self::Continue,
+            1 => Self::PauseHeaders,
             _ => Self::Pause,
         }
     }
@@ -363,7 +366,7 @@ mod tests {
             headers,
             [
                 Action::Continue,
-                Action::Pause,
+                Action::PauseHeaders,
                 Action::Continue,
                 Action::Pause,
                 Action::Pause,

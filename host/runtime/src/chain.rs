@@ -47,6 +47,7 @@ struct Filter {
     callbacks: Callbacks,
     has_streams: bool,
     has_connections: bool,
+    stops_headers_alone: bool,
 }
 
 impl Filter {
@@ -84,6 +85,7 @@ impl Chain {
                 callbacks: plugin.callbacks(),
                 has_streams: plugin.has_streams(),
                 has_connections: plugin.has_connections(),
+                stops_headers_alone: plugin.stops_headers_alone(),
                 plugin,
             })
             .collect();
@@ -134,8 +136,8 @@ impl Chain {
 pub enum Progress {
     /// All handed in has passed the last filter: forward it.
     Continue,
-    /// A filter holds this phase. In a headers phase: do not read the body, wait for [`Embedder::wake`](crate::Embedder::wake). In a body
-    /// phase: go on feeding; past the bound it becomes `Respond` (413) or `Reset`.
+    /// A filter holds this phase. In a headers phase: do not read the body, wait for [`Embedder::wake`](crate::Embedder::wake), unless
+    /// [`HttpStream::wants_body`] says otherwise. In a body phase: go on feeding; past the bound it becomes `Respond` (413) or `Reset`.
     Pause,
     /// A local response is in [`Exchange::response_headers`], its body in [`HttpStream::take_local_body`]: drop the upstream, then call
     /// [`HttpStream::response_headers`] and [`HttpStream::response_body`] as for an upstream's answer. The stream knows which filters
@@ -170,25 +172,37 @@ struct Flow {
     headers_passed: bool,
     trailers_step: usize,
     trailers_passed: bool,
-    paused: Option<Part>,
+    /// The filter at `headers_step` holds the headers.
+    stop: Option<Stop>,
+    /// The filter at `trailers_step` holds the trailers.
+    trailers_held: bool,
     /// Filters that hold body bytes.
     held: usize,
     /// Steps below it do not see the body: it is of a response made behind them.
     body_from: usize,
-    /// What came while headers were held, and whether it was the end.
-    early: Body,
-    early_end: bool,
-    early_trailers: bool,
+    early: Early,
     /// What has passed the last filter.
     out: Body,
     /// The response was made here.
     is_local: bool,
 }
 
+/// What waits before a filter that holds headers and all.
+#[derive(Default)]
+struct Early {
+    body: Body,
+    /// The body's end is there.
+    end: bool,
+    has_trailers: bool,
+}
+
+/// What a filter that holds headers holds with them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Headers,
-    Trailers,
+enum Stop {
+    /// Body and trailers, unseen.
+    All,
+    /// What of body and trailers it says, as it sees them.
+    Alone,
 }
 
 impl fmt::Debug for HttpStream {
@@ -296,6 +310,18 @@ impl HttpStream {
         }
     }
 
+    /// Whether a filter holds the headers alone (see [`PluginSpec::allow_on_headers_stop_iteration`](crate::PluginSpec)): the body, and trailers, are
+    /// to be handed in though the headers have not passed. They may pass with any of that, as [`HttpStream::has_passed_headers`] tells, whatever
+    /// the progress; only then they and what has passed of the body are sent on.
+    pub fn wants_body(&self, direction: Direction) -> bool {
+        self.flow_ref(direction).stop == Some(Stop::Alone)
+    }
+
+    /// Whether the headers have passed the last filter.
+    pub fn has_passed_headers(&self, direction: Direction) -> bool {
+        self.flow_ref(direction).headers_passed
+    }
+
     /// Whether a filter changed the request's `:path` or `:authority`, or asked for the route to be chosen anew (`clear_route_cache`), since this was
     /// last asked. Of use until the request is sent on: its headers may lead elsewhere now.
     pub fn take_route_stale(&self) -> bool {
@@ -312,6 +338,13 @@ impl HttpStream {
         match direction {
             Direction::Request => &mut self.request,
             Direction::Response => &mut self.response,
+        }
+    }
+
+    fn flow_ref(&self, direction: Direction) -> &Flow {
+        match direction {
+            Direction::Request => &self.request,
+            Direction::Response => &self.response,
         }
     }
 

@@ -20,6 +20,7 @@
 //! | [`Runtime::tick`] or [`Runtime::ticker`] | every 5 ms, from a thread that is never held up |
 //! | paths and forwarding headers made canonical | before [`HttpStream::new`]: filters judge what they are shown |
 //! | [`HttpStream::resume`], both directions | after [`Embedder::wake`], once the runtime has returned |
+//! | the body, before the headers have passed | while [`HttpStream::wants_body`], which plugins with [`PluginSpec::allow_on_headers_stop_iteration`] cause |
 //! | [`Plugin::tend`] | every second or so |
 //! | [`Plugin::on_tick`], [`Plugin::on_queue_ready`], [`Plugin::on_http_call_response`] | as [`Embedder`] says |
 //! | a bound on how long an exchange may be held | always: a filter may pause for ever |

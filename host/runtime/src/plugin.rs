@@ -16,7 +16,7 @@ pub(crate) use recovery::NoVm;
 use recovery::{Backoff, Group};
 
 use crate::{
-    abi::{Callback, Callbacks},
+    abi::{AbiVersion, Callback, Callbacks},
     callout::{CalloutId, HttpCallResponse, InFlight},
     embedder::Embedder,
     fields::check_name,
@@ -373,6 +373,14 @@ impl Plugin {
             .iter()
             .filter(of_streams)
             .any(|callback| self.callbacks().contains(*callback))
+    }
+
+    /// What 1 from its headers callbacks means: headers held alone, or all.
+    pub(crate) fn stops_headers_alone(&self) -> bool {
+        let by_version = self.module.abi_version() == AbiVersion::V0_2_100;
+        self.spec()
+            .allow_on_headers_stop_iteration
+            .unwrap_or(by_version)
     }
 
     /// Whether it takes part in TCP connections at all.

@@ -403,6 +403,7 @@ mod tests {
             failure_policy: FailurePolicy::Closed,
             limits: Limits::default(),
             clusters: Vec::new(),
+            allow_on_headers_stop_iteration: None,
         }
     }
 

@@ -94,6 +94,7 @@ fn edge(guest: &[u8], body_bytes: usize) -> Edge {
     let mut spec = PluginSpec::new("guest");
     spec.limits.body_bytes = body_bytes;
     spec.clusters.push("cluster".into());
+    spec.allow_on_headers_stop_iteration = Some(false);
     let module = runtime().load(guest, &NoCache).unwrap();
     let world = World::new(0);
     let lent = Rc::<World>::clone(&world);

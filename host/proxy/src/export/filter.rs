@@ -90,6 +90,10 @@ fn plugin(instance: &FilterInstance, modules: &Path) -> Map {
             (!filter.root_id.is_empty()).then_some(filter.root_id.as_str()),
         )
         .with("failure_policy", failure_policy)
+        .maybe(
+            "allow_on_headers_stop_iteration",
+            filter.allow_on_headers_stop_iteration,
+        )
         .maybe("capability_restriction_config", capabilities)
         .with("vm_config", vm)
         .maybe("configuration", configuration)

@@ -225,6 +225,33 @@ filters:
 }
 
 #[test]
+fn whether_headers_may_be_held_alone_is_written_where_the_policy_says_it() {
+    let key = "allow_on_headers_stop_iteration";
+    let path = format!("{MANAGER}/http_filters/*/typed_config/config");
+    for (line, expected) in [
+        ("", None),
+        ("  allow_on_headers_stop_iteration: true", Some(true)),
+        ("  allow_on_headers_stop_iteration: false", Some(false)),
+    ] {
+        let text = format!(
+            "listeners: [{{name: in, address: 127.0.0.1:8080}}]
+clusters: [{{name: up, endpoints: [127.0.0.1:9000]}}]
+routes: [{{name: all, cluster: up}}]
+filters:
+- name: f
+  module: builtin:tls-policy
+{line}"
+        );
+        let policy = Policy::parse(Path::new("p.yaml"), Path::new("/"), &text).unwrap();
+        let bootstrap = exported(&policy, &Findings::default(), Scope::Bootstrap);
+        let configs = at(&bootstrap, &path);
+        let found: Vec<_> = configs.iter().map(|config| config.get(key)).collect();
+        let expected = expected.map(Value::from);
+        assert_eq!(found, [expected.as_ref()], "{line:?}");
+    }
+}
+
+#[test]
 fn what_a_plugin_refuses_is_told_with_the_line_of_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let check = |configuration: &str, expected: &str| {

@@ -42,6 +42,8 @@ pub struct Filter {
     pub limits: Limits,
     /// The clusters it may call.
     pub clusters: Vec<Arc<Cluster>>,
+    /// Whether it may hold headers alone; `None` where the operator wrote nothing.
+    pub allow_on_headers_stop_iteration: Option<bool>,
     /// The filter's `module`.
     pub place: Place,
 }
@@ -79,6 +81,7 @@ impl FilterInstance {
                 .iter()
                 .map(|cluster| cluster.name.clone())
                 .collect(),
+            allow_on_headers_stop_iteration: filter.allow_on_headers_stop_iteration,
         }
     }
 }
@@ -160,6 +163,7 @@ const KEYS: &[&str] = &[
     "limits",
     "allow",
     "clusters",
+    "allow_on_headers_stop_iteration",
 ];
 const LIMIT_KEYS: &[&str] = &[
     "memory",
@@ -231,6 +235,10 @@ pub(super) fn read(
         Some(field) => Allowed::read(field),
         None => Some(Allowed::default()),
     };
+    let stops_headers_alone = match section.optional("allow_on_headers_stop_iteration") {
+        Some(field) => field.boolean().map(Some),
+        None => Some(None),
+    };
     let mut callable = Vec::new();
     for item in section.list("clusters") {
         let Some(name) = item.string() else { continue };
@@ -256,6 +264,7 @@ pub(super) fn read(
         isolation: isolation?,
         limits: limits?,
         clusters: callable,
+        allow_on_headers_stop_iteration: stops_headers_alone?,
         place: section.required("module")?.place(),
     };
     Some((filter, configuration?))

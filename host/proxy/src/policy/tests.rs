@@ -286,6 +286,25 @@ routes:
 }
 
 #[test]
+fn whether_headers_may_be_held_alone_is_read_or_left_to_the_module() {
+    let folder = folder();
+    let read = |text: &str| {
+        let text = format!("{HEAD}filters:\n- name: f\n  module: plain.wasm\n{text}");
+        parse(folder.path(), &text)
+            .map(|policy| policy.instances[0].spec().allow_on_headers_stop_iteration)
+    };
+    assert_eq!(read(""), Ok(None));
+    for (text, expected) in [("true", true), ("false", false)] {
+        let text = format!("  allow_on_headers_stop_iteration: {text}\n");
+        assert_eq!(read(&text), Ok(Some(expected)));
+    }
+    assert_eq!(
+        read("  allow_on_headers_stop_iteration: 1\n"),
+        Err("p.yaml:7: filters[0].allow_on_headers_stop_iteration: expected true or false, found a number".into())
+    );
+}
+
+#[test]
 fn what_a_filter_may_use_is_read_or_refused() {
     let folder = folder();
     let filter = |text: &str| {

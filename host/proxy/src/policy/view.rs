@@ -146,6 +146,7 @@ fn filter(policy: &Policy, filter: &Filter) -> Value {
             "properties": filter.allow.lists.properties.as_ref().map(|it| it.iter().collect::<Vec<_>>()),
             "foreign_functions": filter.allow.lists.foreign_functions,
         },
+        "allow_on_headers_stop_iteration": filter.allow_on_headers_stop_iteration,
         "clusters": filter.clusters.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(),
         "configurations": Value::Object(configurations.collect()),
     })

@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let module = runtime.load(&wasm, &NoCache)?;
     let mut spec = PluginSpec::new("plugin");
     spec.configuration = configuration.unwrap_or_default().into();
+    spec.allow_on_headers_stop_iteration = Some(false);
     let (spec, shared) = (Arc::new(spec), Arc::new(Shared::default()));
 
     // Once a thread: the rest.

@@ -98,7 +98,7 @@ impl HttpStream {
 
     /// Whether the response's headers are on their way through the filters.
     pub(super) fn is_responding(&self) -> bool {
-        self.response.headers_step > 0 || self.response.paused.is_some()
+        self.response.headers_step > 0 || self.response.stop.is_some()
     }
 
     pub(super) fn finished_with(&mut self, end: Progress) -> Progress {
@@ -116,7 +116,7 @@ impl HttpStream {
 
     pub(super) fn standing(&mut self, direction: Direction) -> Progress {
         let flow = self.flow(direction);
-        if flow.paused.is_some() || flow.held > 0 {
+        if flow.stop.is_some() || flow.trailers_held || flow.held > 0 {
             Progress::Pause
         } else {
             Progress::Continue

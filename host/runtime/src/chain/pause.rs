@@ -1,42 +1,46 @@
 //! Going on after a pause, and what filters ask for outside of their own phases.
 
-use super::{HttpStream, Part, Progress};
+use super::{HttpStream, Progress};
 use crate::{exchange::Direction, stream::Open};
 
 impl HttpStream {
     pub(super) fn try_resume(&mut self, direction: Direction) -> Result<(), Progress> {
-        match self.flow(direction).paused {
-            Some(Part::Headers) => {
-                let step = self.flow(direction).headers_step;
-                if !self.wants_on(direction, step) {
-                    return Ok(());
-                }
-                self.close(
-                    direction,
-                    step,
-                    Open::REQUEST_HEADERS.with(Open::RESPONSE_HEADERS),
-                );
-                let flow = self.flow(direction);
-                flow.paused = None;
-                flow.headers_step = step + 1;
-                self.advance_headers(direction)?;
-                return self.feed_early(direction);
+        let step = self.flow(direction).headers_step;
+        if self.flow(direction).stop.is_some() && self.wants_on(direction, step) {
+            self.close(
+                direction,
+                step,
+                Open::REQUEST_HEADERS.with(Open::RESPONSE_HEADERS),
+            );
+            // What it holds of body and trailers, or what waits before it, goes on with the headers.
+            let flow = self.flow(direction);
+            let had_trailers = flow.trailers_held && flow.trailers_step == step;
+            flow.trailers_held &= !had_trailers;
+            let mut early = std::mem::take(&mut flow.early);
+            self.pass_headers(direction)?;
+            self.release(direction, step)?;
+            if early.body.len() > 0 || early.end {
+                self.feed(direction, step, early.body.take(), early.end)?;
             }
-            Some(Part::Trailers) => {
-                let step = self.flow(direction).trailers_step;
-                if self.wants_on(direction, step) {
-                    self.close(
-                        direction,
-                        step,
-                        Open::REQUEST_TRAILERS.with(Open::RESPONSE_TRAILERS),
-                    );
-                    self.flow(direction).paused = None;
-                    self.release(direction, step)?;
-                    self.flow(direction).trailers_step = step + 1;
-                    self.advance_trailers(direction)?;
-                }
+            if early.has_trailers {
+                self.advance_trailers(direction)?;
             }
-            None => {}
+            if had_trailers {
+                self.flow(direction).trailers_step = step + 1;
+                self.advance_trailers(direction)?;
+            }
+        }
+        let step = self.flow(direction).trailers_step;
+        if self.flow(direction).trailers_held && self.wants_on(direction, step) {
+            self.close(
+                direction,
+                step,
+                Open::REQUEST_TRAILERS.with(Open::RESPONSE_TRAILERS),
+            );
+            self.flow(direction).trailers_held = false;
+            self.release(direction, step)?;
+            self.flow(direction).trailers_step = step + 1;
+            self.advance_trailers(direction)?;
         }
         // What is nearer to the way out came earlier.
         for step in (0..self.filters.plugins.len()).rev() {
@@ -53,27 +57,12 @@ impl HttpStream {
         Ok(())
     }
 
-    /// Body and trailers that came while headers were held.
-    pub(super) fn feed_early(&mut self, direction: Direction) -> Result<(), Progress> {
+    /// The filter that held the headers lets them go.
+    pub(super) fn pass_headers(&mut self, direction: Direction) -> Result<(), Progress> {
         let flow = self.flow(direction);
-        if flow.paused.is_some() {
-            return Ok(());
-        }
-        let (bytes, end, trailers, from) = (
-            flow.early.take(),
-            flow.early_end,
-            flow.early_trailers,
-            flow.body_from,
-        );
-        flow.early_end = false;
-        flow.early_trailers = false;
-        if !bytes.is_empty() || end {
-            self.feed(direction, from, bytes, end)?;
-        }
-        if trailers {
-            self.advance_trailers(direction)?;
-        }
-        Ok(())
+        flow.stop = None;
+        flow.headers_step += 1;
+        self.advance_headers(direction)
     }
 
     /// Whether the filter at `step` asked to go on; the wish is spent.
@@ -120,13 +109,12 @@ impl HttpStream {
         None
     }
 
-    pub(super) fn is_held_by(&mut self, direction: Direction, index: usize) -> bool {
-        let step = match self.flow(direction).paused {
-            Some(Part::Headers) => Some(self.flow(direction).headers_step),
-            Some(Part::Trailers) => Some(self.flow(direction).trailers_step),
-            None => None,
-        };
-        step.is_some_and(|step| self.filter(direction, step) == index)
+    pub(super) fn is_held_by(&self, direction: Direction, index: usize) -> bool {
+        let flow = self.flow_ref(direction);
+        let of_headers = flow.stop.map(|_| flow.headers_step);
+        let of_trailers = flow.trailers_held.then_some(flow.trailers_step);
+        let mut steps = of_headers.into_iter().chain(of_trailers);
+        steps.any(|step| self.filter(direction, step) == index)
             || self
                 .cell
                 .filters

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{HttpStream, Part, Progress};
+use super::{HttpStream, Progress, Stop};
 use crate::{
     abi::{Action, Callback},
     context::StreamContext,
@@ -18,6 +18,8 @@ use crate::{
 pub(super) enum Next {
     Continue,
     Pause,
+    /// Headers alone.
+    PauseHeaders,
     PauseAndDrop,
     End(Progress),
 }
@@ -44,18 +46,6 @@ impl HttpStream {
         if let Some(end) = self.ended(direction) {
             return end;
         }
-        if self.flow(direction).paused == Some(Part::Headers) {
-            let bound = self.body_bound();
-            let flow = self.flow(direction);
-            flow.early.push(chunk);
-            flow.early_end |= end_of_stream;
-            let is_over = flow.early.len() > bound;
-            return if is_over {
-                self.overflow(direction, 0)
-            } else {
-                Progress::Pause
-            };
-        }
         let from = self.flow(direction).body_from;
         match self.feed(direction, from, chunk, end_of_stream) {
             Ok(()) => self.standing(direction),
@@ -68,10 +58,6 @@ impl HttpStream {
             return end;
         }
         let flow = self.flow(direction);
-        if flow.paused == Some(Part::Headers) {
-            flow.early_trailers = true;
-            return Progress::Pause;
-        }
         flow.trailers_step = flow.trailers_step.max(flow.body_from);
         match self.advance_trailers(direction) {
             Ok(()) => self.standing(direction),
@@ -94,8 +80,13 @@ impl HttpStream {
             let end_of_stream = self.flow(direction).headers_end;
             match self.call(direction, filter, callback, open, end_of_stream) {
                 Next::Continue => self.flow(direction).headers_step = step + 1,
-                Next::Pause | Next::PauseAndDrop => {
-                    self.flow(direction).paused = Some(Part::Headers);
+                // Where nothing follows, there is nothing else to hold.
+                Next::PauseHeaders if !end_of_stream => {
+                    self.flow(direction).stop = Some(Stop::Alone);
+                    return Ok(());
+                }
+                Next::Pause | Next::PauseHeaders | Next::PauseAndDrop => {
+                    self.flow(direction).stop = Some(Stop::All);
                     return Ok(());
                 }
                 Next::End(end) => return Err(end),
@@ -154,14 +145,22 @@ impl HttpStream {
             Direction::Request => Callback::RequestBody,
             Direction::Response => Callback::ResponseBody,
         };
-        if !self.filters.any.contains(callback) {
+        if !self.filters.any.contains(callback) && self.flow(direction).stop.is_none() {
             self.flow(direction).out.push(chunk);
             return Ok(());
         }
         let mut chunk = chunk;
         for step in from..self.filters.plugins.len() {
+            let stop = self.stop_at(direction, step);
+            if stop == Some(Stop::All) {
+                return self.hold_early(direction, chunk, end_of_stream);
+            }
             let index = self.filter(direction, step);
             if !self.reads(index, callback) {
+                // As in Envoy, who does not look at bodies lets the headers go with the first of one.
+                if stop.is_some() {
+                    self.pass_headers(direction)?;
+                }
                 continue;
             }
             let Some(filter) = self.filters.plugins.get(index) else {
@@ -190,8 +189,11 @@ impl HttpStream {
                     if cell.held(direction).take().is_some() {
                         self.flow(direction).held -= 1;
                     }
+                    if stop.is_some() {
+                        self.pass_headers(direction)?;
+                    }
                 }
-                Next::Pause | Next::PauseAndDrop => {
+                Next::Pause | Next::PauseHeaders | Next::PauseAndDrop => {
                     if matches!(next, Next::PauseAndDrop) {
                         cell.body(direction).borrow_mut().take();
                     }
@@ -209,6 +211,29 @@ impl HttpStream {
             }
         }
         self.flow(direction).out.push(chunk);
+        Ok(())
+    }
+
+    /// What the filter at a step holds with the headers, if it holds them.
+    fn stop_at(&mut self, direction: Direction, step: usize) -> Option<Stop> {
+        let flow = self.flow(direction);
+        flow.stop.filter(|_| flow.headers_step == step)
+    }
+
+    /// Keeps what a filter that holds headers is not to see yet.
+    fn hold_early(
+        &mut self,
+        direction: Direction,
+        chunk: Bytes,
+        end_of_stream: bool,
+    ) -> Result<(), Progress> {
+        let bound = self.body_bound();
+        let flow = self.flow(direction);
+        flow.early.body.push(chunk);
+        flow.early.end |= end_of_stream;
+        if flow.early.body.len() > bound {
+            return Err(self.overflow(direction, 0));
+        }
         Ok(())
     }
 
@@ -234,16 +259,24 @@ impl HttpStream {
         };
         while self.flow(direction).trailers_step < self.filters.plugins.len() {
             let step = self.flow(direction).trailers_step;
+            let stop = self.stop_at(direction, step);
+            if stop == Some(Stop::All) {
+                self.flow(direction).early.has_trailers = true;
+                return Ok(());
+            }
             let index = self.filter(direction, step);
             if self.reads(index, callback) {
                 match self.call(direction, index, callback, open, true) {
                     Next::Continue => {}
-                    Next::Pause | Next::PauseAndDrop => {
-                        self.flow(direction).paused = Some(Part::Trailers);
+                    Next::Pause | Next::PauseHeaders | Next::PauseAndDrop => {
+                        self.flow(direction).trailers_held = true;
                         return Ok(());
                     }
                     Next::End(end) => return Err(end),
                 }
+            }
+            if stop.is_some() {
+                self.pass_headers(direction)?;
             }
             // Trailers that pass a filter take with them what it held of the body.
             self.release(direction, step)?;
@@ -336,10 +369,15 @@ impl HttpStream {
             cell.open.set(cell.open.get().without(open));
             return Next::Continue;
         }
-        if action == Action::PauseAndDrop {
-            Next::PauseAndDrop
-        } else {
-            Next::Pause
+        let stops_alone = self
+            .filters
+            .plugins
+            .get(index)
+            .is_some_and(|filter| filter.stops_headers_alone);
+        match action {
+            Action::PauseAndDrop => Next::PauseAndDrop,
+            Action::PauseHeaders if stops_alone => Next::PauseHeaders,
+            _ => Next::Pause,
         }
     }
 

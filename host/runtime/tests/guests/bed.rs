@@ -173,6 +173,7 @@ pub(crate) fn spec(name: &str) -> PluginSpec {
         isolation: Isolation::Plugin,
         limits: Limits::default(),
         clusters: vec!["c".into()],
+        allow_on_headers_stop_iteration: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod bed;
 mod bounds;
 mod failure;
 mod grpc;
+mod headers_alone;
 mod hostcalls;
 mod isolation;
 mod lifecycle;

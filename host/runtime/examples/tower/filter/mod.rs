@@ -74,7 +74,8 @@ pub(crate) struct Gate {
 pub(crate) struct FilterLayer(Rc<Gate>);
 
 impl FilterLayer {
-    /// `world` is what the chain's plugins were started with.
+    /// `world` is what the chain's plugins were started with. They are to have `allow_on_headers_stop_iteration: Some(false)`: this layer shows no
+    /// body before its headers have passed.
     pub(crate) fn new(chain: Chain, world: Rc<World>, route: RouteInfo) -> Self {
         let route = Rc::new(route);
         Self(Rc::new(Gate {
