@@ -23,7 +23,9 @@ use walrus::{FunctionBuilder, FunctionKind, Module, ModuleConfig};
 const TARGET: &str = "wasm32-wasip1";
 
 /// Modules that verify signatures in the guest may be larger.
-const CONTROLS_WITH_CRYPTO: [&str; 1] = ["jwt-auth"];
+const CONTROLS_WITH_CRYPTO: [&str; 2] = ["jwt-auth", POLICY];
+/// Links all the others.
+const POLICY: &str = "policy";
 const MODULE_BYTES_MAX: usize = 150 * 1024;
 const MODULE_WITH_CRYPTO_BYTES_MAX: usize = 900 * 1024;
 
@@ -95,7 +97,12 @@ fn main() -> Result<()> {
         }
     } else {
         let controls = controls(&here)?;
-        let built = build(&here, &out, &controls)?;
+        // Together with its controls' own exports the policy would have each twice, and cargo unites the features of what
+        // it builds at once.
+        let (policy, alone): (Vec<_>, Vec<_>) =
+            controls.iter().cloned().partition(|it| it == POLICY);
+        build(&here, &out, &alone)?;
+        let built = build(&here, &out, &policy)?;
         for control in controls {
             let path = built.join(format!("{}.wasm", control.replace('-', "_")));
             let linked =

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use jwt_auth::JwtAuth;
 use portcullis_sdk::testing::{
-    Case, Cases, Harness, Make, Outcome, Place, Step, UpstreamSeen, Value, no_make,
+    Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, UpstreamSeen, Value, no_make,
 };
 use portcullis_sdk::{Control, TlsVersion};
 use portcullis_tests::build_folder::repository;
@@ -37,24 +37,38 @@ use crate::set_properties;
 
 const PLACES: [Place; 3] = [Place::Native, Place::Host, Place::Envoy];
 
+/// All controls in one module.
+type OneModule = Policy<policy::Controls>;
+
 #[test]
 fn jwt_auth() -> Result<()> {
-    run::<JwtAuth>(&jwt_auth::testing::make)
+    run_both::<JwtAuth>(&jwt_auth::testing::make)
 }
 
 #[test]
 fn rate_limit() -> Result<()> {
-    run::<RateLimit>(&no_make)
+    run_both::<RateLimit>(&no_make)
 }
 
 #[test]
 fn security_headers() -> Result<()> {
-    run::<SecurityHeaders>(&no_make)
+    run_both::<SecurityHeaders>(&no_make)
 }
 
 #[test]
 fn tls_policy() -> Result<()> {
-    run::<TlsPolicy>(&no_make)
+    run_both::<TlsPolicy>(&no_make)
+}
+
+#[test]
+fn policy() -> Result<()> {
+    let cases = cases_of(OneModule::NAME)?;
+    run::<OneModule>(
+        OneModule::NAME,
+        &cases,
+        &["plugin", "request"],
+        &jwt_auth::testing::make,
+    )
 }
 
 #[test]
@@ -76,6 +90,7 @@ fn no_control_is_left_out() -> Result<()> {
         RateLimit::METADATA.name,
         SecurityHeaders::METADATA.name,
         TlsPolicy::METADATA.name,
+        OneModule::NAME,
     ];
     assert_eq!(found, run.iter().map(|name| (*name).to_owned()).collect());
     let carried: BTreeSet<String> = portcullis_plugins::all()
@@ -93,37 +108,55 @@ enum Verdict {
     LeftOut,
 }
 
-fn run<C: Control>(make: Make<'_>) -> Result<()> {
+/// A control's cases with its own module, and with the one of all controls: the answers are the same.
+fn run_both<C: Control>(make: Make<'_>) -> Result<()> {
     let control = C::METADATA.name;
-    let cases = Cases::read(
-        repository()
-            .join("plugins")
-            .join(control)
-            .join("cases.yaml"),
-    )?;
+    let mut cases = cases_of(control)?;
+    run::<C>(control, &cases, &["plugin", "request"], make)?;
+    for case in &mut cases {
+        let alone = case.configuration.take();
+        case.configuration = json!({"controls": [{"control": control, "configuration": alone}]});
+    }
+    run::<OneModule>(
+        &format!("{control} in one module"),
+        &cases,
+        &["plugin"],
+        make,
+    )
+}
+
+fn cases_of(control: &str) -> Result<Vec<Case>> {
+    let folder = repository().join("plugins").join(control);
+    let cases = Cases::read(folder.join("cases.yaml"))?;
+    assert_eq!(cases.control, control, "the cases are another control's");
+    Ok(cases.cases)
+}
+
+/// Runs cases in every place; in our host with each `isolation`.
+fn run<T: Tested>(title: &str, cases: &[Case], isolations: &[&str], make: Make<'_>) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let certificates = Certificates::make(folder.path())?;
     let run = Run {
-        control,
+        control: T::NAME,
         make,
         certificates,
         folder,
     };
     let mut results: BTreeMap<(usize, Place), Verdict> = BTreeMap::new();
-    for (index, case) in cases.cases.iter().enumerate() {
+    for (index, case) in cases.iter().enumerate() {
         let native = case
             .places
             .contains(&Place::Native)
-            .then(|| native::<C>(case, make));
+            .then(|| native::<T>(case, make));
         results.insert((index, Place::Native), native.into());
-        let host = case
-            .places
-            .contains(&Place::Host)
-            .then(|| run.host(index, case).map_err(|error| format!("{error:#}")));
+        let host = case.places.contains(&Place::Host).then(|| {
+            run.host(index, case, isolations)
+                .map_err(|error| format!("{error:#}"))
+        });
         results.insert((index, Place::Host), host.into());
     }
-    run.envoy(&cases.cases, &mut results)?;
-    report(control, &cases.cases, &results)
+    run.envoy(cases, &mut results)?;
+    report(title, cases, &results)
 }
 
 impl From<Option<Result<(), String>>> for Verdict {
@@ -182,8 +215,8 @@ fn report(
     Ok(())
 }
 
-fn native<C: Control>(case: &Case, make: Make<'_>) -> Result<(), String> {
-    let mut harness = Harness::<C>::new(SystemTime::now());
+fn native<T: Tested>(case: &Case, make: Make<'_>) -> Result<(), String> {
+    let mut harness = Harness::<T>::new(SystemTime::now());
     harness.set_callouts(case.callouts.clone());
     harness.configure(&case.configuration.to_string())?;
     for (index, step) in case.steps.iter().enumerate() {
@@ -227,8 +260,8 @@ struct Scene {
 
 impl Run<'_> {
     /// With a VM for the plugin, and with one for each request: the answers are the same.
-    fn host(&self, index: usize, case: &Case) -> Result<()> {
-        for isolation in ["plugin", "request"] {
+    fn host(&self, index: usize, case: &Case, isolations: &[&str]) -> Result<()> {
+        for isolation in isolations {
             let mut scene = self.scene(index, case)?;
             let filters = scene.policy.get_mut("filters");
             for filter in filters

@@ -134,14 +134,14 @@ pub struct JwtAuth {
 }
 
 impl Control for JwtAuth {
-    const METADATA: Metadata = Metadata {
-        name: "jwt-auth",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: true,
-        callbacks: Callbacks::REQUEST_HEADERS
+    const METADATA: Metadata = Metadata::new(
+        "jwt-auth",
+        env!("CARGO_PKG_VERSION"),
+        Callbacks::REQUEST_HEADERS
             .and(Callbacks::TICK)
             .and(Callbacks::HTTP_CALL_RESPONSE),
-    };
+    )
+    .authenticates();
 
     type Config = Config;
     type State = ();

@@ -128,12 +128,11 @@ pub struct Exchange {
 }
 
 impl Control for RateLimit {
-    const METADATA: Metadata = Metadata {
-        name: "rate-limit",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: false,
-        callbacks: Callbacks::REQUEST_HEADERS.and(Callbacks::RESPONSE_HEADERS),
-    };
+    const METADATA: Metadata = Metadata::new(
+        "rate-limit",
+        env!("CARGO_PKG_VERSION"),
+        Callbacks::REQUEST_HEADERS.and(Callbacks::RESPONSE_HEADERS),
+    );
 
     type Config = Config;
     type State = Exchange;

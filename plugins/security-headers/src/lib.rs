@@ -115,12 +115,11 @@ pub struct SecurityHeaders {
 }
 
 impl Control for SecurityHeaders {
-    const METADATA: Metadata = Metadata {
-        name: "security-headers",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: false,
-        callbacks: Callbacks::RESPONSE_HEADERS,
-    };
+    const METADATA: Metadata = Metadata::new(
+        "security-headers",
+        env!("CARGO_PKG_VERSION"),
+        Callbacks::RESPONSE_HEADERS,
+    );
 
     type Config = Settings;
     type State = ();

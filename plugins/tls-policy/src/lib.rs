@@ -75,12 +75,12 @@ pub struct TlsPolicy {
 }
 
 impl Control for TlsPolicy {
-    const METADATA: Metadata = Metadata {
-        name: "tls-policy",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: true,
-        callbacks: Callbacks::REQUEST_HEADERS,
-    };
+    const METADATA: Metadata = Metadata::new(
+        "tls-policy",
+        env!("CARGO_PKG_VERSION"),
+        Callbacks::REQUEST_HEADERS,
+    )
+    .authenticates();
 
     type Config = Settings;
     type State = ();
