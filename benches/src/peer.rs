@@ -150,7 +150,7 @@ impl Setting {
 
     fn export(&self, policy: &Path, folder: &Path) -> Result<()> {
         let output = Command::new(&self.portcullis)
-            .args(["export", "envoy"])
+            .args(["export", "envoy", "--separate"])
             .arg(policy)
             .arg("--out")
             .arg(folder)

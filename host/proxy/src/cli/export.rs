@@ -14,9 +14,13 @@ use crate::policy::Policy;
 
 /// Writes a policy as a bootstrap for a stock Envoy
 ///
-/// Writes DIR/envoy.yaml and the modules, one a filter. Envoy then decides as `portcullis serve` does: the same modules, TLS floor, path
+/// Writes DIR/envoy.yaml and the modules. Envoy then decides as `portcullis serve` does: the same modules, TLS floor, path
 /// normalisation and timeouts. `failure_policy: closed` becomes FAIL_RELOAD. Where routes differ, disabled filter instances are written
 /// that the routes switch on, since Envoy cannot configure a Wasm filter per route.
+///
+/// Neighbouring filters whose controls are built in, and whose bounds and failure policy are the same, become one filter with one module that
+/// runs them in their order: Envoy then enters Wasm once for all of them. Metrics, logs and answers stay the same. --separate writes a module
+/// for each filter.
 ///
 /// A policy that does not work is not exported: its problems go to standard error as `file:line: key: reason`, and the exit code is 1.
 ///
@@ -39,6 +43,10 @@ pub(super) struct Envoy {
     /// Where Envoy will find the modules, if they will not stay in DIR; an absolute path
     #[arg(long, value_name = "PATH")]
     modules_at: Option<PathBuf>,
+
+    /// Write a module for each filter, also where several could be one
+    #[arg(long)]
+    separate: bool,
 
     /// Write only the HTTP filters and what routes say about them, for an Envoy that is configured otherwise
     #[arg(long)]
@@ -69,6 +77,11 @@ impl Envoy {
         for remark in export::isolation_remarks(&policy) {
             note(&format!("warning: {remark}"));
         }
+        let policy = if self.separate {
+            policy
+        } else {
+            export::in_one_module(&policy)?
+        };
         let scope = if self.filters_only {
             Scope::Filters
         } else {

@@ -8,6 +8,7 @@
 mod cluster;
 mod filter;
 mod listener;
+mod one_module;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -20,6 +21,8 @@ use anyhow::Context as _;
 
 use crate::limits;
 use crate::policy::{Isolation, Policy};
+
+pub use one_module::in_one_module;
 
 use tree::{Map, Tree};
 

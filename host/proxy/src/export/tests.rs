@@ -285,3 +285,97 @@ filters:
         "p.yaml:11: filters[0].configuration.limits[0].burts: ",
     );
 }
+
+/// What a chain runs: each filter with its configuration, looked up in the module of all controls where it is one.
+fn runs(chain: &[std::sync::Arc<crate::policy::FilterInstance>]) -> Vec<(String, Value)> {
+    let entries = chain.iter().flat_map(|instance| {
+        let configuration = instance.configuration.to_json();
+        match configuration.get("controls") {
+            Some(controls) => controls.as_array().unwrap().clone(),
+            None => vec![serde_json::json!({
+                "filter": instance.filter.name,
+                "configuration": if configuration.is_null() { serde_json::json!({}) } else { configuration },
+            })],
+        }
+    });
+    entries
+        .map(|entry| {
+            let filter = entry["filter"].as_str().unwrap().to_owned();
+            (filter, entry["configuration"].clone())
+        })
+        .collect()
+}
+
+#[test]
+fn neighbours_become_one_filter_that_runs_the_same() {
+    for (name, filters) in [
+        (
+            "demo.yaml",
+            &["security-headers+tls-policy+jwt-auth+rate-limit"][..],
+        ),
+        (
+            "api-edge.yaml",
+            &["security-headers+tls-policy+address-limit+jwt-auth+rate-limit"],
+        ),
+        (
+            "website.yaml",
+            &["security-headers+tls-policy+address-limit"],
+        ),
+    ] {
+        let (_folder, policy) = example(name);
+        let merged = super::in_one_module(&policy).unwrap();
+        let names: Vec<&str> = merged.filters.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, filters, "{name}");
+        for (before, after) in policy.routes.iter().zip(&merged.routes) {
+            assert_eq!(runs(&before.chain), runs(&after.chain), "{}", before.name);
+            assert!(after.chain.len() <= 1, "{}: {:?}", before.name, after.chain);
+        }
+        // Every instance is in its place, and takes its configuration.
+        for (index, instance) in merged.instances.iter().enumerate() {
+            assert_eq!(instance.index as usize, index);
+        }
+        try_out(&merged);
+    }
+}
+
+#[test]
+fn only_filters_with_equal_bounds_become_one() {
+    let (_folder, policy) = example("demo.yaml");
+    let filter = |index: usize| policy.filters[index].clone();
+    for (change, names) in [
+        (
+            &(|it: &mut crate::policy::Filter| it.limits.callback_cpu_ms = 7)
+                as &dyn Fn(&mut crate::policy::Filter),
+            &["security-headers", "tls-policy", "jwt-auth+rate-limit"][..],
+        ),
+        (
+            &|it| it.failure_policy = crate::policy::FailurePolicy::Open,
+            &["security-headers", "tls-policy", "jwt-auth+rate-limit"],
+        ),
+        (
+            &|it| it.root_id = "x".into(),
+            &["security-headers", "tls-policy", "jwt-auth+rate-limit"],
+        ),
+        (
+            &|it| it.allow.lists.properties = Some(portcullis_runtime::PropertyPaths::default()),
+            &["security-headers", "tls-policy", "jwt-auth+rate-limit"],
+        ),
+    ] {
+        let mut changed = policy.clone();
+        let mut tls = crate::policy::Filter::clone(&filter(1));
+        change(&mut tls);
+        let tls = std::sync::Arc::new(tls);
+        changed.filters[1] = tls.clone();
+        let instances = changed.instances.iter().map(|it| {
+            let mut instance = crate::policy::FilterInstance::clone(it);
+            if instance.filter.name == tls.name {
+                instance.filter = tls.clone();
+            }
+            std::sync::Arc::new(instance)
+        });
+        changed.instances = instances.collect();
+        let merged = super::in_one_module(&changed).unwrap();
+        let found: Vec<&str> = merged.filters.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(found, names);
+    }
+}

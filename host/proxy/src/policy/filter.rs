@@ -120,6 +120,15 @@ impl Configuration {
         }
     }
 
+    /// A configuration that nobody wrote, on behalf of what stands at `place`.
+    pub(crate) fn of_json(json: &serde_json::Value, place: Place) -> Self {
+        Self {
+            json: Bytes::from(json.to_string()),
+            tree: None,
+            place,
+        }
+    }
+
     /// Where the configuration stands, or the filter if it has none.
     #[must_use]
     pub fn place(&self) -> &Place {
@@ -144,9 +153,10 @@ impl Configuration {
     /// The configuration as JSON, for showing.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        self.tree
-            .as_ref()
-            .map_or(serde_json::Value::Null, Node::to_json)
+        match &self.tree {
+            Some(tree) => tree.to_json(),
+            None => serde_json::from_slice(&self.json).unwrap_or_default(),
+        }
     }
 }
 

@@ -87,7 +87,7 @@ pub struct VirtualHost {
 }
 
 impl RouteTable {
-    pub(super) fn new(routes: &[Arc<Route>]) -> Self {
+    pub(crate) fn new(routes: &[Arc<Route>]) -> Self {
         let mut hosts: Vec<VirtualHost> = Vec::new();
         for route in routes {
             match hosts.iter_mut().find(|host| host.host == route.host) {
