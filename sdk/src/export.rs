@@ -2,7 +2,8 @@
 //!
 //! The custom section `portcullis` is UTF-8 lines, `key=value`: `name`, `version`, `summary` (the crate's
 //! description), `authenticates` (0 or 1), `callbacks` (exports, joined by commas). It is written at compile time, so a
-//! host reads it without running anything.
+//! host reads it without running anything. What is known only after linking (`capabilities`, and the schema of the
+//! configuration in the section `portcullis.schema`) is added when the module is finished (`portcullis build`).
 
 use crate::callbacks::Callbacks;
 use crate::control::Metadata;
@@ -35,6 +36,17 @@ macro_rules! export {
         #[unsafe(no_mangle)]
         pub extern "C" fn _initialize() {
             $crate::export_parts::initialize::<$control>();
+        }
+
+        /// Makes the JSON Schema of the configuration; it is cut from the module that ships.
+        #[cfg(target_arch = "wasm32")]
+        #[expect(
+            unsafe_code,
+            reason = "who finishes the module finds the function by this name"
+        )]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn portcullis_schema() -> u64 {
+            $crate::export_parts::schema::<$control>()
         }
     };
 }

@@ -14,7 +14,7 @@
 //!
 //! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection,
 //! shared_data, foreign, metric, json} < tree < request < {response, body, exchange_log} < http_call < plugin_context
-//! < {decision, decision_id, callbacks, configuration} < control < plugin < {dispatcher, export, testing}`.
+//! < {decision, decision_id, callbacks, configuration} < control < plugin < {dispatcher, export, schema, testing}`.
 
 mod body;
 mod callbacks;
@@ -42,6 +42,8 @@ mod plugin_context;
 mod random;
 mod request;
 mod response;
+#[cfg(target_arch = "wasm32")]
+mod schema;
 mod shared_data;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -85,4 +87,6 @@ pub mod export_parts {
     #[cfg(target_arch = "wasm32")]
     pub use crate::dispatcher::initialize;
     pub use crate::export::{section, section_len};
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::schema::schema;
 }
