@@ -1,7 +1,7 @@
 //! The built-in controls as Wasm modules, carried as bytes, so that a program needs no files beside it.
 //!
-//! The build script builds and prunes them; what a module says of itself (its custom section `portcullis`) is what
-//! [`Builtin`] says here.
+//! The build script builds and finishes them (`portcullis-module`); what a module says of itself, in its custom
+//! sections, is what [`Builtin`] says here.
 
 /// A built-in control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,14 @@ pub struct Builtin {
     pub version: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
+    /// Whether it authenticates or authorises: then it may not fail open.
+    pub authenticates: bool,
+    /// The callbacks that it implements, as hosts call them.
+    pub callbacks: &'static [&'static str],
+    /// All that it needs of its host, as a filter's `allow.capabilities` takes it.
+    pub capabilities: &'static [&'static str],
+    /// The JSON Schema of its configuration, compact.
+    pub schema: &'static str,
     /// The module: Proxy-Wasm 0.2.1, for any host.
     pub module: &'static [u8],
 }

@@ -1,8 +1,9 @@
 //! [`export!`]: makes a Proxy-Wasm module of a control, and writes its metadata into the module.
 //!
 //! The custom section `portcullis` is UTF-8 lines, `key=value`: `name`, `version`, `summary` (the crate's
-//! description), `authenticates` and `awaits_body` (0 or 1), `callbacks` (exports, joined by commas). It is written at compile time, so a
-//! host reads it without running anything.
+//! description), `authenticates` and `awaits_body` (0 or 1), `callbacks` (exports, joined by commas). It is written at
+//! compile time, so a host reads it without running anything. What is known only after linking (`capabilities`, and the
+//! schema of the configuration in the section `portcullis.schema`) is added when the module is finished (`portcullis build`).
 
 use std::cell::RefCell;
 use std::thread::LocalKey;
@@ -95,6 +96,12 @@ macro_rules! export_filter {
             #[unsafe(no_mangle)]
             extern "C" fn _initialize() {
                 parts::construct();
+            }
+
+            // Makes the JSON Schema of the configuration; it is cut from the module that ships.
+            #[unsafe(no_mangle)]
+            extern "C" fn portcullis_schema() -> u64 {
+                parts::schema::<$filter>()
             }
 
             #[unsafe(no_mangle)]

@@ -14,6 +14,8 @@ pub trait Filter: Sized + 'static {
 
     /// Which callbacks there are, and what they need.
     fn metadata() -> Metadata;
+    /// The JSON Schema of its configuration.
+    fn schema() -> serde_json::Value;
     /// Not yet configured.
     fn new(host: ActiveHost) -> Self;
     /// Takes the configuration from the host's buffer. On failure logs why, and keeps what it had.

@@ -15,7 +15,7 @@
 //! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection, foreign,
 //! metric, json} < scope < {shared_data, tree} < {decision, decision_id, callbacks} < enforcement < filter < {request,
 //! http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
-//! testing}`.
+//! schema, testing}`.
 
 mod async_control;
 mod async_request;
@@ -48,6 +48,7 @@ mod policy;
 mod random;
 mod request;
 mod response;
+mod schema;
 mod scope;
 mod shared_data;
 #[cfg(not(target_arch = "wasm32"))]
@@ -102,5 +103,6 @@ pub mod export_parts {
     pub use crate::{
         export::HOST,
         host::{allocate, construct},
+        schema::schema,
     };
 }

@@ -16,6 +16,7 @@ use crate::log;
 use crate::plugin_context::PluginContext;
 use crate::request::Request;
 use crate::response::Response;
+use crate::schema;
 use crate::scope::Scope;
 
 /// A control on its host; configured or not yet.
@@ -105,6 +106,10 @@ impl<C: Control> Filter for Plugin<C> {
 
     fn metadata() -> Metadata {
         C::METADATA
+    }
+
+    fn schema() -> serde_json::Value {
+        schema::of_control::<C>()
     }
 
     fn new(host: ActiveHost) -> Self {

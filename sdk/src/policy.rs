@@ -28,6 +28,7 @@ use crate::filter::{CallAnswer, Filter, Release};
 use crate::host::{ActiveHost, Host, Level};
 use crate::json::Json;
 use crate::log;
+use crate::schema;
 use crate::scope::{Neighbours, Notes, Scope};
 
 pub use exchange::PolicyExchange;
@@ -46,6 +47,7 @@ pub trait ControlSet: 'static {
 pub struct Member {
     metadata: Metadata,
     make: fn(Scope) -> Box<dyn Part>,
+    schema: fn() -> serde_json::Value,
 }
 
 impl Member {
@@ -54,6 +56,11 @@ impl Member {
         Self {
             metadata: C::METADATA,
             make: |scope| Box::new(Slot::<C>::new(scope)),
+            // Else the table would keep the generator in the module that ships.
+            schema: || match cfg!(any(feature = "schema", not(target_arch = "wasm32"))) {
+                true => schema::of_control::<C>(),
+                false => serde_json::Value::Null,
+            },
         }
     }
 }
@@ -297,6 +304,11 @@ impl<S: ControlSet> Filter for Policy<S> {
 
     fn metadata() -> Metadata {
         const { metadata::<S>("policy", "") }
+    }
+
+    fn schema() -> serde_json::Value {
+        let members = S::MEMBERS.iter();
+        schema::of_policy(members.map(|it| (it.metadata, (it.schema)())))
     }
 
     fn new(host: ActiveHost) -> Self {

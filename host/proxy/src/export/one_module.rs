@@ -23,16 +23,13 @@ const POLICY: &str = "policy";
 ///
 /// The program lacks the module.
 pub fn in_one_module(policy: &Policy) -> anyhow::Result<Policy> {
-    let module = WasmModule::read(ModuleSource::Builtin(POLICY.to_owned()))
-        .map_err(anyhow::Error::msg)
-        .context("the module of all controls")?;
     let groups = groups(&policy.filters);
     let mut merged = Merged::default();
     let mut filters = Vec::new();
     for group in &groups {
         let filter = match group.as_slice() {
             [one] => Arc::clone(one),
-            several => Arc::new(one_filter(several, &module)?),
+            several => Arc::new(one_filter(several)?),
         };
         merged.bases(policy, group, &filter);
         filters.push(filter);
@@ -55,6 +52,20 @@ pub fn in_one_module(policy: &Policy) -> anyhow::Result<Policy> {
         routes,
         ..policy.clone()
     })
+}
+
+/// The module of all controls, with the callbacks that these need.
+fn module_for(group: &[Arc<Filter>]) -> anyhow::Result<WasmModule> {
+    let mut callbacks = Vec::new();
+    for filter in group {
+        let control = portcullis_module::Description::read(&filter.module.bytes)?;
+        callbacks.extend(control.context("a control without a description")?.callbacks);
+    }
+    let all = WasmModule::read(ModuleSource::Builtin(POLICY.to_owned()))
+        .map_err(anyhow::Error::msg)
+        .context("the module of all controls")?;
+    let narrowed = portcullis_module::narrow(&all.bytes, &callbacks)?;
+    Ok(all.with_bytes(narrowed.bytes))
 }
 
 /// Neighbours that can be one filter, in the chain's order.
@@ -84,7 +95,7 @@ fn are_alike(a: &Filter, b: &Filter) -> bool {
         && a.limits == b.limits
 }
 
-fn one_filter(group: &[Arc<Filter>], module: &WasmModule) -> anyhow::Result<Filter> {
+fn one_filter(group: &[Arc<Filter>]) -> anyhow::Result<Filter> {
     let first = group.first().context("an empty group")?;
     let mut clusters = Vec::new();
     for cluster in group.iter().flat_map(|filter| &filter.clusters) {
@@ -95,7 +106,7 @@ fn one_filter(group: &[Arc<Filter>], module: &WasmModule) -> anyhow::Result<Filt
     let names: Vec<&str> = group.iter().map(|filter| filter.name.as_str()).collect();
     Ok(Filter {
         name: names.join("+"),
-        module: module.clone(),
+        module: module_for(group)?,
         clusters,
         ..Filter::clone(first)
     })

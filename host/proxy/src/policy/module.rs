@@ -92,6 +92,15 @@ impl WasmModule {
         })
     }
 
+    /// The same module, made smaller.
+    pub(crate) fn with_bytes(self, bytes: Vec<u8>) -> Self {
+        Self {
+            sha256: digest(&bytes),
+            bytes: bytes.into(),
+            ..self
+        }
+    }
+
     /// Whether it finds out who calls. tls-policy authorises connections, whoever is behind them.
     pub(super) fn knows_the_caller(&self) -> bool {
         self.authenticates && self.control.as_deref() != Some("tls-policy")
