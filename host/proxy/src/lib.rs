@@ -10,6 +10,7 @@ pub mod export;
 pub mod fields;
 pub mod foreign;
 pub mod policy;
+pub mod template;
 
 mod acceptor;
 mod access_log;

@@ -6,6 +6,7 @@
 mod check;
 mod demo;
 mod export;
+mod new;
 mod output;
 mod plugins;
 mod serve;
@@ -41,7 +42,11 @@ const FIRST_STEPS: &str = "First steps:
   portcullis demo                             see four controls decide, with curl lines to try
   portcullis check policy.yaml                every mistake in a policy, with its line
   portcullis serve policy.yaml                run it
-  portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml";
+  portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml
+
+A control of your own:
+  portcullis new my-control                   a crate that builds and passes, with the SDK in it
+  cd my-control && cargo test                 its cases, natively";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -57,6 +62,7 @@ enum Command {
     Check(check::Check),
     Demo(demo::Demo),
     Export(Export),
+    New(new::New),
     Plugins(Plugins),
 }
 
@@ -94,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Export(Export {
             target: ExportTarget::Envoy(command),
         }) => command.run(),
+        Command::New(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };
     match done {
