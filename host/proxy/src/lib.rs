@@ -20,6 +20,7 @@ mod callout;
 mod canary;
 mod cluster;
 mod connection;
+mod crate_build;
 mod edition;
 mod embedder;
 mod figures;

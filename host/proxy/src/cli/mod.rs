@@ -3,8 +3,10 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 the command line itself is wrong. Results go to standard output, everything else to
 //! standard error.
 
+mod build;
 mod check;
 mod demo;
+mod description;
 mod export;
 mod new;
 mod output;
@@ -46,7 +48,8 @@ const FIRST_STEPS: &str = "First steps:
 
 A control of your own:
   portcullis new my-control                   a crate that builds and passes, with the SDK in it
-  cd my-control && cargo test                 its cases, natively";
+  cd my-control && cargo test                 its cases, natively
+  portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -63,6 +66,7 @@ enum Command {
     Demo(demo::Demo),
     Export(Export),
     New(new::New),
+    Build(build::Build),
     Plugins(Plugins),
 }
 
@@ -101,6 +105,7 @@ pub fn run() -> ExitCode {
             target: ExportTarget::Envoy(command),
         }) => command.run(),
         Command::New(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };
     match done {
