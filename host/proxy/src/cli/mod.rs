@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod description;
 mod export;
+mod inspect;
 mod new;
 mod output;
 mod plugins;
@@ -49,7 +50,8 @@ const FIRST_STEPS: &str = "First steps:
 A control of your own:
   portcullis new my-control                   a crate that builds and passes, with the SDK in it
   cd my-control && cargo test                 its cases, natively
-  portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host";
+  portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host
+  portcullis inspect FILE                     what a module is, needs and can be configured with";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -67,6 +69,7 @@ enum Command {
     Export(Export),
     New(new::New),
     Build(build::Build),
+    Inspect(inspect::Inspect),
     Plugins(Plugins),
 }
 
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
         }) => command.run(),
         Command::New(command) => command.run(),
         Command::Build(command) => command.run(),
+        Command::Inspect(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };
     match done {
