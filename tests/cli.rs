@@ -317,11 +317,17 @@ fn plugins_are_listed_inspected_and_written() -> Result<()> {
             format!("builtin:{}", control.name),
         ] {
             let told = good(&["plugins", "inspect", &module])?;
+            ensure!(
+                good(&["inspect", &module])? == told,
+                "inspect tells of {module} what plugins inspect does not"
+            );
             for part in [
                 control.name,
                 control.version,
                 "0.2.1",
                 "proxy_on_configure",
+                control.summary,
+                control.capabilities[0],
                 &control.module.len().to_string(),
             ] {
                 ensure!(
@@ -354,7 +360,9 @@ fn help_teaches() -> Result<()> {
     for (arguments, words) in [
         (
             &["--help"][..],
-            &["demo", "check", "serve", "export", "plugins"][..],
+            &[
+                "demo", "check", "serve", "export", "plugins", "new", "build", "inspect",
+            ][..],
         ),
         (&["serve", "--help"], &["Example", "SIGTERM"]),
         (&["check", "--help"], &["POLICY.yaml"]),
@@ -364,6 +372,15 @@ fn help_teaches() -> Result<()> {
             &["--out", "--modules-at", "--filters-only"],
         ),
         (&["plugins", "inspect", "--help"], &["builtin:"]),
+        (&["inspect", "--help"], &["builtin:", "--format json"]),
+        (
+            &["new", "--help"],
+            &["vendor/portcullis-sdk", "--sdk", "cargo test"],
+        ),
+        (
+            &["build", "--help"],
+            &["target/portcullis/NAME.wasm", "--offline"],
+        ),
     ] {
         let output = served::run(arguments)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -7,6 +7,7 @@ mod behaviour;
 mod capabilities;
 mod cases;
 mod cli;
+mod control_crate;
 mod envoy_batch;
 mod examples;
 mod export;

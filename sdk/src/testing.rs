@@ -5,7 +5,9 @@
 //! [`Expect::check`].
 //!
 //! A control needs one test: `#[test] fn cases() { portcullis_sdk::testing::check::<MyControl>("cases.yaml"); }`.
+//! A second one shows that no bytes make it panic: [`Harness::any_exchange`] with a crate for property tests.
 
+mod any;
 mod cases;
 mod expect;
 mod harness;
@@ -13,6 +15,7 @@ mod life;
 mod outside;
 mod value;
 
+pub use any::AnyExchange;
 pub use cases::{Callout, Case, Cases, CasesError, Place, RequestSpec, Step, Tls, UpstreamSpec};
 pub use expect::{Expect, ExpectUpstream, HeaderExpect, Mismatch, Outcome, UpstreamSeen};
 pub use harness::{Harness, Tested, check, check_with};

@@ -7,7 +7,10 @@ mod opa;
 #[path = "../examples/smallest.rs"]
 mod smallest;
 
-use portcullis_sdk::{Async, testing};
+use std::time::SystemTime;
+
+use portcullis_sdk::Async;
+use portcullis_sdk::testing::{self, AnyExchange, Harness};
 
 #[test]
 fn a_rule_on_headers() {
@@ -22,4 +25,23 @@ fn a_question_to_a_service() {
 #[test]
 fn a_rule_on_bodies() {
     testing::check::<Async<json_body::JsonBody>>("examples/json_body.yaml");
+}
+
+/// What an exchange of given bytes is: the path is the bytes', UTF-8 or not.
+#[test]
+fn an_exchange_of_any_bytes_goes_through_the_control() {
+    let mut harness = Harness::<smallest::ClosedPath>::new(SystemTime::UNIX_EPOCH);
+    harness
+        .configure(r#"{"prefix": "/admin"}"#)
+        .expect("a good configuration");
+    for (bytes, status) in [
+        (&b"\x01\x07/admin\xff"[..], 403),
+        (b"\x01\x02/\xff", 200),
+        (b"", 200),
+        (b"\x01\x06/admin\x03\x01x\x05\x01\x01", 403),
+        (b"\x05\x01\x96", 400),
+    ] {
+        let outcome = harness.any_exchange(&AnyExchange::new(&[], bytes));
+        assert_eq!(outcome.status, status, "{}", bytes.escape_ascii());
+    }
 }

@@ -10,6 +10,7 @@ pub mod export;
 pub mod fields;
 pub mod foreign;
 pub mod policy;
+pub mod template;
 
 mod acceptor;
 mod access_log;
@@ -19,6 +20,7 @@ mod callout;
 mod canary;
 mod cluster;
 mod connection;
+mod crate_build;
 mod edition;
 mod embedder;
 mod figures;

@@ -10,6 +10,8 @@ pub struct Metadata {
     pub version: String,
     /// Whether it authenticates or authorises: then it may not fail open.
     pub authenticates: bool,
+    /// Whether it wants the request's body while it holds the headers.
+    pub awaits_body: bool,
 }
 
 impl Metadata {
@@ -19,14 +21,19 @@ impl Metadata {
     pub(crate) fn parse(data: &[u8]) -> Result<Self, String> {
         let bad = str::to_owned;
         let text = std::str::from_utf8(data).map_err(|_| bad("not utf-8"))?;
-        let (mut name, mut version, mut authenticates) = (None, None, None);
+        let flag = |key: &str, value: &str| match value {
+            "0" => Ok(false),
+            "1" => Ok(true),
+            _ => Err(format!("{key} is neither 0 nor 1")),
+        };
+        let (mut name, mut version) = (None, None);
+        let (mut authenticates, mut awaits_body) = (false, false);
         for line in text.lines().filter(|line| !line.is_empty()) {
             match line.split_once('=') {
                 Some(("name", value)) => name = Some(value.to_owned()),
                 Some(("version", value)) => version = Some(value.to_owned()),
-                Some(("authenticates", "0")) => authenticates = Some(false),
-                Some(("authenticates", "1")) => authenticates = Some(true),
-                Some(("authenticates", _)) => return Err(bad("authenticates is neither 0 nor 1")),
+                Some((key @ "authenticates", value)) => authenticates = flag(key, value)?,
+                Some((key @ "awaits_body", value)) => awaits_body = flag(key, value)?,
                 Some(_) => {}
                 None => return Err(bad("a line without =")),
             }
@@ -34,7 +41,8 @@ impl Metadata {
         Ok(Self {
             name: name.ok_or_else(|| bad("no name"))?,
             version: version.ok_or_else(|| bad("no version"))?,
-            authenticates: authenticates.unwrap_or(false),
+            authenticates,
+            awaits_body,
         })
     }
 }
@@ -49,6 +57,7 @@ mod tests {
             name: "jwt-auth".into(),
             version: "0.1.0".into(),
             authenticates: true,
+            awaits_body: false,
         };
         assert_eq!(
             Metadata::parse(b"name=jwt-auth\nversion=0.1.0\nauthenticates=1\nnewer=x\n").unwrap(),

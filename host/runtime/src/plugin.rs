@@ -377,10 +377,11 @@ impl Plugin {
 
     /// What 1 from its headers callbacks means: headers held alone, or all.
     pub(crate) fn stops_headers_alone(&self) -> bool {
-        let by_version = self.module.abi_version() == AbiVersion::V0_2_100;
+        let by_module = self.module.abi_version() == AbiVersion::V0_2_100
+            || self.module.metadata().is_some_and(|it| it.awaits_body);
         self.spec()
             .allow_on_headers_stop_iteration
-            .unwrap_or(by_version)
+            .unwrap_or(by_module)
     }
 
     /// Whether it takes part in TCP connections at all.

@@ -30,7 +30,8 @@ pub struct PluginSpec {
     /// Clusters it may call.
     pub clusters: Vec<String>,
     /// Envoy's `allow_on_headers_stop_iteration`: whether 1 from a headers callback holds the headers alone, while body and trailers are still shown
-    /// to this plugin; else it holds all. `None`: as the module's ABI version has it, alone for 0.2.100, as in Higress. An embedder that does not
+    /// to this plugin; else it holds all. `None`: alone for modules of ABI 0.2.100, as in Higress, and for controls whose
+    /// metadata says that they await bodies. An embedder that does not
     /// ask [`HttpStream::wants_body`](crate::HttpStream::wants_body) says `Some(false)`.
     pub allow_on_headers_stop_iteration: Option<bool>,
 }

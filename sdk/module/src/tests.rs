@@ -91,10 +91,7 @@ fn a_narrowed_module_has_fewer_callbacks_and_the_same_description() {
     assert!(finished.exports.contains(&"proxy_on_log".into()));
     let keep = ["proxy_on_request_headers".into(), "proxy_on_tick".into()];
     let narrowed = narrow(&finished.bytes, &keep).unwrap();
-    assert_eq!(
-        narrowed.description.callbacks,
-        ["proxy_on_request_headers"]
-    );
+    assert_eq!(narrowed.description.callbacks, ["proxy_on_request_headers"]);
     assert!(!narrowed.exports.contains(&"proxy_on_log".into()));
     assert!(narrowed.bytes.len() < finished.bytes.len());
     let capabilities = ["proxy_log", "proxy_on_request_headers"];

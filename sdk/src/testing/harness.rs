@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::cases::{Callout, Case, Cases, Place, Step};
+use super::any::AnyExchange;
+use super::cases::{Callout, Case, Cases, Place, RequestSpec, Step, UpstreamSpec};
 use super::expect::Outcome;
 use super::life::{Life, connection_properties, request_fields, upstream_fields};
 use super::outside::Outside;
@@ -201,6 +202,68 @@ impl<T: Tested> Harness<T> {
         let outcome = life.run(step, answer);
         self.host.set_exchange(None);
         outcome
+    }
+
+    /// Runs one exchange of any bytes to its end.
+    ///
+    /// # Panics
+    ///
+    /// If the control does: that is what it is for.
+    pub fn any_exchange(&mut self, any: &AnyExchange) -> Outcome {
+        // No placeholder is in it, so every value can be made.
+        let _ = self
+            .outside
+            .answer_calls(&self.host, &mut self.filter, &no_make);
+        let text = |bytes: &Option<Vec<u8>>, default: String| match bytes {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => default,
+        };
+        let default = RequestSpec::default();
+        let spec = RequestSpec {
+            method: text(&any.method, default.method),
+            path: text(&any.path, default.path),
+            authority: text(&any.authority, default.authority),
+            ..RequestSpec::default()
+        };
+        self.exchanges += 1;
+        self.outside.begin();
+        let mut request = request_fields(&spec, u64::from(self.exchanges), UNIX_EPOCH, &no_make)
+            .unwrap_or_default();
+        for (name, bytes) in [
+            (":method", &any.method),
+            (":path", &any.path),
+            (":authority", &any.authority),
+        ] {
+            let field = request
+                .iter_mut()
+                .find(|(known, _)| known == name.as_bytes());
+            if let (Some((_, value)), Some(bytes)) = (field, bytes) {
+                value.clone_from(bytes);
+            }
+        }
+        request.extend(any.headers.iter().cloned());
+        let answer = UpstreamSpec {
+            status: any.status.unwrap_or(200),
+            ..UpstreamSpec::default()
+        };
+        let mut answer = upstream_fields(&answer, UNIX_EPOCH, &no_make).unwrap_or_default();
+        answer.extend(any.answer_headers.iter().cloned());
+        self.host.set_exchange(Some(ExchangeWorld {
+            request,
+            properties: connection_properties(&spec),
+            ..ExchangeWorld::default()
+        }));
+        let life = Life::new(
+            &self.host,
+            &mut self.filter,
+            &mut self.outside,
+            &no_make,
+            self.exchanges,
+        );
+        let outcome = life.run_bytes(&any.body, answer, any.answer_body.clone());
+        self.host.set_exchange(None);
+        // A request that nothing releases has no outcome: the host ends it in the end.
+        outcome.unwrap_or_default()
     }
 
     /// All that was logged.

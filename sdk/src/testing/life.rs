@@ -44,21 +44,29 @@ impl<'a, F: Filter> Life<'a, F> {
     }
 
     /// From the request's headers to the log; `answer` are the headers of the upstream's response.
-    pub(crate) fn run(mut self, step: &Step, answer: Fields) -> Result<Outcome, String> {
-        let mut outcome = Outcome::default();
-        match self.request(step.request.body.as_bytes())? {
-            Ok(seen) => {
-                outcome.upstream = Some(seen);
-                self.response(
-                    &mut outcome,
-                    answer,
-                    step.upstream.body.clone().into_bytes(),
-                )?;
-            }
-            Err(local) => self.local_response(&mut outcome, local)?,
-        }
+    pub(crate) fn run(self, step: &Step, answer: Fields) -> Result<Outcome, String> {
+        let body = step.upstream.body.clone().into_bytes();
+        let mut outcome = self.run_bytes(step.request.body.as_bytes(), answer, body)?;
         if step.request.method == "HEAD" {
             outcome.body.clear();
+        }
+        Ok(outcome)
+    }
+
+    /// The same of bytes: the request's body, and the upstream's headers and body.
+    pub(crate) fn run_bytes(
+        mut self,
+        body: &[u8],
+        answer: Fields,
+        answer_body: Vec<u8>,
+    ) -> Result<Outcome, String> {
+        let mut outcome = Outcome::default();
+        match self.request(body)? {
+            Ok(seen) => {
+                outcome.upstream = Some(seen);
+                self.response(&mut outcome, answer, answer_body)?;
+            }
+            Err(local) => self.local_response(&mut outcome, local)?,
         }
         if self.has(Callbacks::LOG) {
             self.enter(Phase::Log, Vec::new());

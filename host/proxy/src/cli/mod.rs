@@ -3,9 +3,13 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 the command line itself is wrong. Results go to standard output, everything else to
 //! standard error.
 
+mod build;
 mod check;
 mod demo;
+mod description;
 mod export;
+mod inspect;
+mod new;
 mod output;
 mod plugins;
 mod serve;
@@ -41,7 +45,13 @@ const FIRST_STEPS: &str = "First steps:
   portcullis demo                             see four controls decide, with curl lines to try
   portcullis check policy.yaml                every mistake in a policy, with its line
   portcullis serve policy.yaml                run it
-  portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml";
+  portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml
+
+A control of your own:
+  portcullis new my-control                   a crate that builds and passes, with the SDK in it
+  cd my-control && cargo test                 its cases, natively
+  portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host
+  portcullis inspect FILE                     what a module is, needs and can be configured with";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -57,6 +67,9 @@ enum Command {
     Check(check::Check),
     Demo(demo::Demo),
     Export(Export),
+    New(new::New),
+    Build(build::Build),
+    Inspect(inspect::Inspect),
     Plugins(Plugins),
 }
 
@@ -94,6 +107,9 @@ pub fn run() -> ExitCode {
         Command::Export(Export {
             target: ExportTarget::Envoy(command),
         }) => command.run(),
+        Command::New(command) => command.run(),
+        Command::Build(command) => command.run(),
+        Command::Inspect(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };
     match done {

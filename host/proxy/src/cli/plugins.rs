@@ -3,33 +3,18 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::output::{note, print};
-use crate::canary;
-use crate::module_cache::DiskCache;
-use crate::policy::{ModuleSource, WasmModule};
-use crate::serve;
+use super::inspect::Inspect;
+use super::output::print;
 
 /// What to do with plugin modules.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Lists the builtin controls
     List,
-    /// Shows a module, and whether it links and starts here; exits with 1 if not
-    ///
-    /// Works for any Proxy-Wasm module (ABI 0.1.0, 0.2.0, 0.2.1, 0.2.100), whatever it was built with. Its VM is made and its memory laid out; it is
-    /// not configured, for which it would need a policy (`portcullis check`).
-    #[command(
-        after_help = "Examples:\n  portcullis plugins inspect builtin:jwt-auth\n  portcullis plugins inspect ./my-control.wasm"
-    )]
-    Inspect {
-        /// A .wasm file, or `builtin:NAME`
-        #[arg(value_name = "FILE|builtin:NAME")]
-        module: String,
-    },
+    Inspect(Inspect),
     /// Writes every builtin module into a folder, for Envoy, Istio or another Proxy-Wasm host
     Write {
         /// The folder; it is made if it is missing
@@ -42,7 +27,7 @@ impl Command {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::List => list(),
-            Self::Inspect { module } => inspect(&module),
+            Self::Inspect(command) => command.run(),
             Self::Write { folder } => write(&folder),
         }
     }
@@ -60,56 +45,6 @@ fn list() -> anyhow::Result<ExitCode> {
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn inspect(name: &str) -> anyhow::Result<ExitCode> {
-    let source = match name.strip_prefix("builtin:") {
-        Some(name) => ModuleSource::Builtin(name.to_owned()),
-        None => ModuleSource::File(name.into()),
-    };
-    let file = WasmModule::read(source).map_err(anyhow::Error::msg)?;
-    let runtime = serve::runtime()?;
-    let loaded = runtime.load(&file.bytes, &DiskCache::of_user());
-    let mut text = String::new();
-    let mut line = |key: &str, value: &str| {
-        let _ = writeln!(text, "{key:<14} {value}");
-    };
-    line("module", &file.source.to_string());
-    if let Some(metadata) = loaded.as_ref().ok().and_then(|module| module.metadata()) {
-        line("name", &metadata.name);
-        line("version", &metadata.version);
-        line(
-            "authenticates",
-            if metadata.authenticates { "yes" } else { "no" },
-        );
-    }
-    line("size", &format!("{} bytes", file.bytes.len()));
-    line("sha256", &file.sha256);
-    let verdict = match &loaded {
-        Ok(module) => {
-            line("abi", module.abi_version().as_str());
-            line("exports", &module.exports().join("\n               "));
-            line("imports", &module.imports().join("\n               "));
-            let unserved: Vec<_> = module.unserved_imports().collect();
-            if !unserved.is_empty() {
-                line("unimplemented", &unserved.join("\n               "));
-            }
-            line("links", "yes");
-            canary::instantiate(Arc::clone(module), name)
-        }
-        Err(error) => Err(format!("does not link: {error}")),
-    };
-    if verdict.is_ok() {
-        line("instantiates", "yes");
-    }
-    print(&text)?;
-    match verdict {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(reason) => {
-            note(&format!("error: {}: {reason}", file.source));
-            Ok(ExitCode::FAILURE)
-        }
-    }
 }
 
 fn write(folder: &std::path::Path) -> anyhow::Result<ExitCode> {

@@ -92,7 +92,10 @@ fn plugin(instance: &FilterInstance, modules: &Path) -> Map {
         .with("failure_policy", failure_policy)
         .maybe(
             "allow_on_headers_stop_iteration",
-            filter.allow_on_headers_stop_iteration,
+            // Envoy does not know which modules want it.
+            filter
+                .allow_on_headers_stop_iteration
+                .or(filter.module.awaits_body.then_some(true)),
         )
         .maybe("capability_restriction_config", capabilities)
         .with("vm_config", vm)

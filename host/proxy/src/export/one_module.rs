@@ -59,7 +59,11 @@ fn module_for(group: &[Arc<Filter>]) -> anyhow::Result<WasmModule> {
     let mut callbacks = Vec::new();
     for filter in group {
         let control = portcullis_module::Description::read(&filter.module.bytes)?;
-        callbacks.extend(control.context("a control without a description")?.callbacks);
+        callbacks.extend(
+            control
+                .context("a control without a description")?
+                .callbacks,
+        );
     }
     let all = WasmModule::read(ModuleSource::Builtin(POLICY.to_owned()))
         .map_err(anyhow::Error::msg)

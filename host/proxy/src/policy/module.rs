@@ -22,6 +22,8 @@ pub struct WasmModule {
     pub control: Option<String>,
     /// Whether the control authenticates or authorises, from its metadata; such a filter may not fail open.
     pub authenticates: bool,
+    /// Whether the control wants request bodies while it holds their headers, from its metadata.
+    pub awaits_body: bool,
     /// Who signed it, where the policy asks for that.
     pub signature: Option<ModuleSignature>,
 }
@@ -84,6 +86,7 @@ impl WasmModule {
             .map_err(|error| format!("{source} cannot be loaded: {error}"))?;
         Ok(Self {
             authenticates: metadata.as_ref().is_some_and(|it| it.authenticates),
+            awaits_body: metadata.as_ref().is_some_and(|it| it.awaits_body),
             control: metadata.map(|it| it.name),
             signature: None,
             source,
