@@ -9,6 +9,7 @@ mod cases;
 mod cli;
 mod envoy_batch;
 mod examples;
+mod explain;
 mod export;
 mod filters_only;
 mod foreign;

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use serde_json::json;
 
 use super::PolicyFile;
-use super::output::{note, print};
+use super::output::{Format, note, print};
 use crate::canary;
 use crate::export::Findings;
 use crate::module_cache::DiskCache;
@@ -30,14 +29,6 @@ pub(super) struct Check {
     /// How problems and warnings are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// file:line: key: reason
-    Text,
-    /// One object with `errors` and `warnings`
-    Json,
 }
 
 impl Check {

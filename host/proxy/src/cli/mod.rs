@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod explain;
 mod export;
 mod output;
 mod plugins;
@@ -40,6 +41,7 @@ struct Arguments {
 const FIRST_STEPS: &str = "First steps:
   portcullis demo                             see four controls decide, with curl lines to try
   portcullis check policy.yaml                every mistake in a policy, with its line
+  portcullis explain policy.yaml --request 'GET /'  what it does with a request, filter by filter
   portcullis serve policy.yaml                run it
   portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml";
 
@@ -55,6 +57,7 @@ enum LogFormat {
 enum Command {
     Serve(serve::Serve),
     Check(check::Check),
+    Explain(Box<explain::Explain>),
     Demo(demo::Demo),
     Export(Export),
     Plugins(Plugins),
@@ -90,6 +93,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Export(Export {
             target: ExportTarget::Envoy(command),
