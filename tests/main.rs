@@ -32,6 +32,7 @@ mod reload_queues;
 mod reload_signals;
 mod reloaded;
 mod restricted;
+mod schema;
 mod served;
 mod set_properties;
 mod tcp;

@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod output;
 mod plugins;
+mod schema;
 mod serve;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Explain(Box<explain::Explain>),
+    Schema(schema::Schema),
     Demo(demo::Demo),
     Export(Export),
     Plugins(Plugins),
@@ -94,6 +96,7 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Schema(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Export(Export {
             target: ExportTarget::Envoy(command),

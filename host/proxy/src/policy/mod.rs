@@ -19,6 +19,7 @@ mod place;
 mod reader;
 mod route;
 mod scalar;
+mod schema;
 mod signature;
 mod tcp;
 #[cfg(test)]

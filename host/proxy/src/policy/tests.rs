@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{AccessLog, Policy};
 
 mod hostile;
+mod schema;
 
 /// A folder with a certificate, its key, another key, a module and one that authenticates.
 fn folder() -> tempfile::TempDir {
@@ -51,7 +52,12 @@ routes: [{name: all, cluster: up}]
 ";
 
 fn parse(folder: &Path, text: &str) -> Result<Policy, String> {
-    Policy::parse(Path::new("p.yaml"), folder, text).map_err(|errors| errors.to_string())
+    let policy =
+        Policy::parse(Path::new("p.yaml"), folder, text).map_err(|errors| errors.to_string());
+    if policy.is_ok() {
+        schema::takes(text);
+    }
+    policy
 }
 
 #[test]
@@ -65,6 +71,7 @@ fn bad_policies_are_refused_with_every_line() {
             .map(|line| line.replace("DIR", &dir))
             .collect();
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected, "\n{text}");
+        schema::agrees(text, &problems);
     };
     let tail = |text: &str, expected: &[&str]| check(&format!("{HEAD}{text}"), expected);
     let whole = "known here: listeners, clusters, filters, routes, admin, access_log, workers, drain_timeout";
