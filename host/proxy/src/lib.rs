@@ -21,6 +21,7 @@ mod cluster;
 mod connection;
 mod edition;
 mod embedder;
+mod envoy_lint;
 mod explain;
 mod figures;
 mod forward;

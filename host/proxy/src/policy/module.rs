@@ -24,6 +24,8 @@ pub struct WasmModule {
     pub authenticates: bool,
     /// Who signed it, where the policy asks for that.
     pub signature: Option<ModuleSignature>,
+    /// Whether the policy says which module it must be, by digest or signature.
+    pub is_pinned: bool,
 }
 
 /// Where a module came from.
@@ -86,6 +88,7 @@ impl WasmModule {
             authenticates: metadata.as_ref().is_some_and(|it| it.authenticates),
             control: metadata.map(|it| it.name),
             signature: None,
+            is_pinned: false,
             source,
             sha256,
             bytes,
@@ -114,6 +117,7 @@ impl WasmModule {
         if let Some(field) = section.optional("signature") {
             module.signature = Some(ModuleSignature::read(field, &module)?);
         }
+        module.is_pinned = sha256.is_some() || module.signature.is_some();
         match sha256 {
             None => Some(module),
             Some(Some(expected)) if expected == module.sha256 => Some(module),
