@@ -5,8 +5,10 @@
 
 mod check;
 mod demo;
+mod diff;
 mod explain;
 mod export;
+mod fmt;
 mod output;
 mod plugins;
 mod schema;
@@ -59,6 +61,8 @@ enum Command {
     Serve(serve::Serve),
     Check(check::Check),
     Explain(Box<explain::Explain>),
+    Diff(diff::Diff),
+    Fmt(fmt::Fmt),
     Schema(schema::Schema),
     Demo(demo::Demo),
     Export(Export),
@@ -96,6 +100,8 @@ pub fn run() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Explain(command) => command.run(),
+        Command::Diff(command) => command.run(),
+        Command::Fmt(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Export(Export {
