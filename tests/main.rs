@@ -21,6 +21,7 @@ mod hostile_modules;
 mod isolation;
 mod languages;
 mod mtls;
+mod operator;
 mod places;
 mod probe;
 mod redis;

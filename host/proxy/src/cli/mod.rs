@@ -1,14 +1,15 @@
 //! The `portcullis` command.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 the command line itself is wrong. Results go to standard output, everything else to
-//! standard error.
+//! Exit codes: [`EXIT_CODES`]. Results go to standard output, everything else to standard error.
 
 mod check;
+mod completions;
 mod demo;
 mod diff;
 mod explain;
 mod export;
 mod fmt;
+mod man;
 mod output;
 mod plugins;
 mod schema;
@@ -26,6 +27,8 @@ use output::note;
 ///
 /// One policy file says who listens, which controls run where, and where requests go. The same policy runs in this proxy (`serve`) and in
 /// a stock Envoy (`export envoy`).
+///
+/// Exit codes: 0 done; 1 refused, failed, or found something wrong; 2 the command line itself is wrong (for `diff` also: a policy does not work).
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true, after_help = FIRST_STEPS)]
 struct Arguments {
@@ -40,6 +43,9 @@ struct Arguments {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
 }
+
+/// Of every command; the help of each says what they mean for it.
+const EXIT_CODES: &str = "0 done; 1 refused, failed, or found something wrong; 2 the command line itself is wrong (for `diff` also: a policy does not work).";
 
 const FIRST_STEPS: &str = "First steps:
   portcullis demo                             see four controls decide, with curl lines to try
@@ -67,6 +73,8 @@ enum Command {
     Demo(demo::Demo),
     Export(Export),
     Plugins(Plugins),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Writes a policy for another proxy
@@ -103,6 +111,8 @@ pub fn run() -> ExitCode {
         Command::Diff(command) => command.run(),
         Command::Fmt(command) => command.run(),
         Command::Schema(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Export(Export {
             target: ExportTarget::Envoy(command),

@@ -6,22 +6,31 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use serde_json::json;
 
-use super::output::{note, print};
+use super::output::{Format, note, print, print_json};
 use crate::canary;
 use crate::module_cache::DiskCache;
-use crate::policy::{ModuleSource, WasmModule};
+use crate::policy::{ModuleSource, WasmModule, digest};
 use crate::serve;
 
 /// What to do with plugin modules.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Lists the builtin controls
-    List,
+    ///
+    /// Exit codes: 0 listed; 2 wrong usage.
+    List {
+        /// How it is printed; JSON has the digests and sizes in bytes, too
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
     /// Shows a module, and whether it links and starts here; exits with 1 if not
     ///
     /// Works for any Proxy-Wasm module (ABI 0.1.0, 0.2.0, 0.2.1, 0.2.100), whatever it was built with. Its VM is made and its memory laid out; it is
     /// not configured, for which it would need a policy (`portcullis check`).
+    ///
+    /// Exit codes: 0 it links and starts; 1 it does not, or cannot be read; 2 wrong usage.
     #[command(
         after_help = "Examples:\n  portcullis plugins inspect builtin:jwt-auth\n  portcullis plugins inspect ./my-control.wasm"
     )]
@@ -31,6 +40,8 @@ pub(super) enum Command {
         module: String,
     },
     /// Writes every builtin module into a folder, for Envoy, Istio or another Proxy-Wasm host
+    ///
+    /// Exit codes: 0 written; 1 a file cannot be written; 2 wrong usage.
     Write {
         /// The folder; it is made if it is missing
         #[arg(value_name = "DIR")]
@@ -41,14 +52,28 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::List => list(),
+            Self::List { format } => list(format),
             Self::Inspect { module } => inspect(&module),
             Self::Write { folder } => write(&folder),
         }
     }
 }
 
-fn list() -> anyhow::Result<ExitCode> {
+fn list(format: Format) -> anyhow::Result<ExitCode> {
+    if format == Format::Json {
+        let list = portcullis_plugins::all().iter().map(|builtin| {
+            json!({
+                "name": builtin.name,
+                "module": format!("builtin:{}", builtin.name),
+                "version": builtin.version,
+                "summary": builtin.summary,
+                "bytes": builtin.module.len(),
+                "sha256": digest(builtin.module),
+            })
+        });
+        print_json(&list.collect::<Vec<_>>())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut text = String::new();
     for builtin in portcullis_plugins::all() {
         let kib = builtin.module.len().div_ceil(1024);
