@@ -28,8 +28,8 @@ routes:
 ";
 
 /// What is wrong, how, and what must be said: the line, the key, words of the reason.
-struct Row {
-    name: &'static str,
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
     listener: &'static str,
     filter: &'static str,
     route: &'static str,
@@ -38,7 +38,7 @@ struct Row {
     words: &'static [&'static str],
 }
 
-const RIGHT: Row = Row {
+pub(crate) const RIGHT: Row = Row {
     name: "right",
     listener: "",
     filter: "module: builtin:tls-policy",
@@ -48,7 +48,7 @@ const RIGHT: Row = Row {
     words: &[],
 };
 
-const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "unknown key",
         listener: "adress: nowhere",
@@ -277,9 +277,8 @@ fn refused(row: &Row, command: &str, folder: &Path) -> Result<()> {
     not_bound(address)
 }
 
-/// Writes the row's policy and runs `command` on it; returns the policy's path.
-fn run(row: &Row, command: &str, folder: &Path, address: &str) -> Result<(String, Output)> {
-    let path = folder.join("policy.yaml");
+/// The row's policy.
+pub(crate) fn text(row: &Row, address: &str) -> String {
     // A row may spell several keys of the filter in one go: `{a: 1, b: 2}`.
     let several = row.filter.strip_prefix('{');
     let text = match several {
@@ -289,11 +288,15 @@ fn run(row: &Row, command: &str, folder: &Path, address: &str) -> Result<(String
             &format!("- {{name: control,\n    {keys}"),
         ),
     };
-    let text = text
-        .replace("LISTENER", row.listener)
+    text.replace("LISTENER", row.listener)
         .replace("ADDRESS", &format!("\"{address}\""))
-        .replace("ROUTE", row.route);
-    fs::write(&path, text)?;
+        .replace("ROUTE", row.route)
+}
+
+/// Writes the row's policy and runs `command` on it; returns the policy's path.
+fn run(row: &Row, command: &str, folder: &Path, address: &str) -> Result<(String, Output)> {
+    let path = folder.join("policy.yaml");
+    fs::write(&path, text(row, address))?;
     let file = path.display().to_string();
     let output = served::run(&[command, &file])?;
     Ok((file, output))

@@ -246,14 +246,14 @@ pub(crate) fn instantiate(module: Arc<Module>, name: &str) -> Result<(), String>
 }
 
 /// What the runtime is given where nothing may leave the process.
-struct Offline {
+pub(crate) struct Offline {
     begun: Instant,
     random: SystemRandom,
     foreign: ForeignFunctions,
 }
 
 impl Offline {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
             random: SystemRandom::new(),

@@ -293,13 +293,8 @@ fn assemble(
                 cluster: route.cluster.name.clone(),
                 virtual_host: host.host.to_string(),
             };
-            let off = policy.instances.iter().filter(|instance| {
-                route
-                    .off
-                    .iter()
-                    .any(|filter| filter.name == instance.filter.name)
-            });
-            let owned = off
+            let owned = policy
+                .off_on(route)
                 .filter_map(of)
                 .flat_map(|plugin| plugin.owned_request_headers());
             let owned = owned
@@ -312,17 +307,6 @@ fn assemble(
             );
         }
     }
-    let everywhere: Vec<_> = policy
-        .instances
-        .iter()
-        .filter(|instance| instance.name == instance.filter.name && !instance.filter.is_tcp)
-        .cloned()
-        .collect();
-    let on_answers: Vec<_> = everywhere
-        .iter()
-        .filter(|instance| instance.filter.module.control.as_deref() == Some("security-headers"))
-        .cloned()
-        .collect();
     let tcp_routes = policy.listeners.iter().filter_map(|listener| {
         let tcp = listener.tcp.as_ref()?;
         let info = RouteInfo {
@@ -339,8 +323,18 @@ fn assemble(
     });
     Edition {
         tcp_routes: tcp_routes.collect(),
-        unrouted: state(&everywhere, None, RouteInfo::default(), Vec::new()),
-        refused: state(&on_answers, None, RouteInfo::default(), Vec::new()),
+        unrouted: state(
+            &policy.unrouted_chain(),
+            None,
+            RouteInfo::default(),
+            Vec::new(),
+        ),
+        refused: state(
+            &policy.refused_chain(),
+            None,
+            RouteInfo::default(),
+            Vec::new(),
+        ),
         embedder,
         stats: Arc::clone(&site.stats),
         policy: Arc::clone(policy),

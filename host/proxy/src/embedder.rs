@@ -460,7 +460,7 @@ impl Embedder for WorkerEmbedder {
 }
 
 /// What a guest wrote, as one line that cannot look like two or drive a terminal.
-fn one_line(message: &[u8]) -> String {
+pub(crate) fn one_line(message: &[u8]) -> String {
     let mut line = String::with_capacity(message.len());
     for c in String::from_utf8_lossy(message).chars() {
         if c.is_control() {
@@ -473,7 +473,7 @@ fn one_line(message: &[u8]) -> String {
 }
 
 /// The least level that the process writes for plugins.
-fn log_level() -> LogLevel {
+pub(crate) fn log_level() -> LogLevel {
     if tracing::enabled!(target: "plugin", tracing::Level::TRACE) {
         LogLevel::Trace
     } else if tracing::enabled!(target: "plugin", tracing::Level::DEBUG) {

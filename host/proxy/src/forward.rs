@@ -90,6 +90,15 @@ pub(crate) fn upstream_request(
     upstream: &Upstream,
     body: RequestBody,
 ) -> Option<Request<RequestBody>> {
+    request_in(upstream.cluster.policy.protocol, fields, body)
+}
+
+/// The request in this protocol.
+pub(crate) fn request_in<B>(
+    protocol: UpstreamProtocol,
+    fields: &HttpFields,
+    body: B,
+) -> Option<Request<B>> {
     let Pseudo::Request {
         method,
         scheme,
@@ -102,7 +111,7 @@ pub(crate) fn upstream_request(
     let mut request = Request::new(body);
     *request.method_mut() = method.clone();
     let mut headers = fields.headers.clone();
-    match upstream.cluster.policy.protocol {
+    match protocol {
         UpstreamProtocol::Http1 => {
             *request.uri_mut() = Uri::from(path.clone());
             headers.insert(header::HOST, authority.clone());

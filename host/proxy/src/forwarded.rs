@@ -70,8 +70,24 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, websocket: bool) {
     }
 }
 
+/// A request's fields as the filters see them: those of this hop taken off, those about the client put on, and none that a filter owns which is off on
+/// the route (`owned_elsewhere`).
+pub(crate) fn make_ours(
+    headers: &mut HeaderMap,
+    websocket: bool,
+    (client, scheme): (IpAddr, Scheme),
+    request_id: &HeaderValue,
+    owned_elsewhere: &[HeaderName],
+) {
+    remove_hop_by_hop(headers, websocket);
+    describe_client(headers, client, scheme, request_id);
+    for name in owned_elsewhere {
+        headers.remove(name);
+    }
+}
+
 /// Puts on what the upstream is to know, and takes off what only Envoys say to each other.
-pub(crate) fn describe_client(
+fn describe_client(
     headers: &mut HeaderMap,
     client: IpAddr,
     scheme: Scheme,

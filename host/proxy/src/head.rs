@@ -2,6 +2,7 @@
 //! one way only is refused.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -9,14 +10,17 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 
-use crate::connection::Connection;
-use crate::fields::{HttpFields, Pseudo};
+use crate::fields::{HttpFields, Pseudo, Scheme};
 use crate::limits::REQUEST_HEADERS_MAX;
 use crate::local::Problem;
 use crate::path;
 
-/// The request as filters see it, or why it is refused.
-pub(crate) fn read_head(parts: Parts, connection: &Connection) -> Result<HttpFields, Problem> {
+/// The request as filters see it, or why it is refused. `scheme` and `source` are the connection's.
+pub(crate) fn read_head(
+    parts: Parts,
+    scheme: Scheme,
+    source: SocketAddr,
+) -> Result<HttpFields, Problem> {
     let Parts {
         method,
         uri,
@@ -66,7 +70,7 @@ pub(crate) fn read_head(parts: Parts, connection: &Connection) -> Result<HttpFie
             PathAndQuery::from_maybe_shared(Bytes::from(path)).map_err(|_| bad("invalid path"))?
         }
         Err(fault) => {
-            tracing::debug!(source = %connection.info.source, %fault, "path refused");
+            tracing::debug!(%source, %fault, "path refused");
             return Err(bad(fault.title()));
         }
     };
@@ -79,7 +83,6 @@ pub(crate) fn read_head(parts: Parts, connection: &Connection) -> Result<HttpFie
             ));
         }
     }
-    let scheme = connection.scheme;
     Ok(HttpFields {
         pseudo: Pseudo::Request {
             method,

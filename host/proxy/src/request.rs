@@ -63,7 +63,7 @@ pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) 
         begun,
         begun_unix_ns: edition.embedder.unix_ns(),
     };
-    let mut fields = match read_head(parts, &connection) {
+    let mut fields = match read_head(parts, connection.scheme, connection.info.source) {
         Ok(fields) => fields,
         Err(problem) => {
             record.flags.insert(Flags::DOWNSTREAM_PROTOCOL);
@@ -79,16 +79,13 @@ pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) 
     record.path = Some(path.clone());
     let route = edition.route(&host_of(authority), path.path());
     let upgrade = upgrade.filter(|_| !route.reads_request_body && !route.reads_response_body);
-    forwarded::remove_hop_by_hop(&mut fields.headers, upgrade.is_some());
-    forwarded::describe_client(
+    forwarded::make_ours(
         &mut fields.headers,
-        connection.info.source.ip(),
-        connection.scheme,
+        upgrade.is_some(),
+        (connection.info.source.ip(), connection.scheme),
         &id,
+        &route.owned_elsewhere,
     );
-    for name in &route.owned_elsewhere {
-        fields.headers.remove(name);
-    }
     let stream = Stream::new(edition, route, connection, record);
     run(stream, fields, incoming, upgrade).await
 }

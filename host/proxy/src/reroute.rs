@@ -10,6 +10,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::StatusCode;
 use http::uri::PathAndQuery;
+use portcullis_runtime::{Chain, Plugin};
 
 use crate::edition::RouteState;
 use crate::fields::{HttpFields, Pseudo};
@@ -17,6 +18,15 @@ use crate::head::host_of;
 use crate::local::Problem;
 use crate::path;
 use crate::stream::Stream;
+
+/// A filter wrote a path that has no normal form.
+pub(crate) const NO_PATH: Problem = Problem::new(StatusCode::BAD_REQUEST, "invalid path");
+
+/// A filter led the request past another.
+pub(crate) const NO_WAY_AROUND: Problem = Problem::new(
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "request cannot be routed",
+);
 
 /// The route of a request whose filters have all let it pass: the one it came in by, unless one of them had it chosen anew.
 pub(crate) fn onward(stream: &Stream) -> Result<Rc<RouteState>, Problem> {
@@ -34,16 +44,8 @@ fn reroute(stream: &Stream) -> Result<Rc<RouteState>, Problem> {
         exchange.info.route = Rc::clone(&route.info);
         Some(route)
     });
-    let bad = Problem::new(StatusCode::BAD_REQUEST, "invalid path");
-    let route = found.flatten().ok_or(bad)?;
-    let passed = |plugin: &Rc<_>| {
-        stream
-            .route
-            .chain
-            .plugins()
-            .any(|it| Rc::ptr_eq(it, plugin))
-    };
-    let missing = route.chain.plugins().find(|plugin| !passed(plugin));
+    let route = found.flatten().ok_or(NO_PATH)?;
+    let missing = passed_by(&stream.route.chain, &route.chain);
     if let (Some(plugin), true) = (missing, route.upstream.is_some()) {
         let (from, to, filter) = (
             &stream.route.info.name,
@@ -56,17 +58,26 @@ fn reroute(stream: &Stream) -> Result<Rc<RouteState>, Problem> {
             filter,
             "a request was routed anew past a filter, and refused"
         );
-        return Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "request cannot be routed",
-        ));
+        return Err(NO_WAY_AROUND);
     }
     stream.set_onward(&route);
     Ok(route)
 }
 
-/// A filter writes what it likes; a route is found by the normal form alone, and the upstream gets that very path.
+/// The first filter of `to` that a request which came in by `from` has not passed.
+pub(crate) fn passed_by<'c>(from: &Chain, to: &'c Chain) -> Option<&'c Rc<Plugin>> {
+    let passed = |plugin: &Rc<Plugin>| from.plugins().any(|it| Rc::ptr_eq(it, plugin));
+    to.plugins().find(|plugin| !passed(plugin))
+}
+
 fn find(stream: &Stream, fields: &mut HttpFields) -> Option<Rc<RouteState>> {
+    let (host, path) = leads_to(fields)?;
+    Some(stream.edition.route(&host, path))
+}
+
+/// The host and the path by which a rewritten request is routed. A filter writes what it likes; a route is found by the normal form alone, and the
+/// upstream gets that very path.
+pub(crate) fn leads_to(fields: &mut HttpFields) -> Option<(Cow<'_, str>, &str)> {
     let Pseudo::Request {
         authority, path, ..
     } = &mut fields.pseudo
@@ -80,5 +91,5 @@ fn find(stream: &Stream, fields: &mut HttpFields) -> Option<Rc<RouteState>> {
     if let Some(normal) = normal {
         *path = normal;
     }
-    Some(stream.edition.route(&host_of(authority), path.path()))
+    Some((host_of(authority), path.path()))
 }

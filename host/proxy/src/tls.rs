@@ -82,18 +82,29 @@ impl ServerTls {
 
     /// What the handshake agreed on and proved.
     pub(crate) fn facts(&self, connection: &ServerConnection) -> TlsInfo {
+        let version = match connection.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
+            // rustls knows no other; were it to learn one, it is not to pass for better than it is.
+            _ => TlsVersion::V1_2,
+        };
         let peer = connection.peer_certificates().and_then(<[_]>::first);
+        self.facts_of(version, connection.server_name(), peer)
+    }
+
+    /// The same of a handshake that agreed on this version, with this name asked for and this certificate shown.
+    pub(crate) fn facts_of(
+        &self,
+        version: TlsVersion,
+        server_name: Option<&str>,
+        peer: Option<&CertificateDer<'_>>,
+    ) -> TlsInfo {
         let parsed = peer
             .and_then(|der| X509Certificate::from_der(der).ok())
             .map(|(_, certificate)| certificate);
         let (dns, uri) = parsed.as_ref().map(alternative_names).unwrap_or_default();
         TlsInfo {
-            version: match connection.protocol_version() {
-                Some(rustls::ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
-                // rustls knows no other; were it to learn one, it is not to pass for better than it is.
-                _ => TlsVersion::V1_2,
-            },
-            requested_server_name: connection.server_name().map(str::to_owned),
+            version,
+            requested_server_name: server_name.map(str::to_owned),
             mtls: peer.is_some(),
             subject_local_certificate: self.local_subject.clone(),
             subject_peer_certificate: parsed

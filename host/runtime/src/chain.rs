@@ -8,6 +8,7 @@
 //! failure policy; while a filter pauses it holds at most [`Limits::body_bytes`](crate::Limits::body_bytes).
 
 mod ends;
+mod observer;
 mod pause;
 mod phases;
 mod tcp;
@@ -30,6 +31,7 @@ use crate::{
     vm::Vm,
 };
 
+pub use observer::{Observer, Verdict};
 pub use tcp::{Peer, TcpProgress, TcpStream};
 
 /// The plugins of a route, or of a TCP listener, in order.
@@ -160,6 +162,7 @@ pub struct HttpStream {
     local_body: Bytes,
     end: Option<Progress>,
     is_finished: bool,
+    observer: Option<Box<dyn Observer>>,
 }
 
 /// One direction. Steps count filters in the order of that direction.
@@ -229,6 +232,7 @@ impl HttpStream {
             local_body: Bytes::new(),
             end: None,
             is_finished: false,
+            observer: None,
         }
     }
 

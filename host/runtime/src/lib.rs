@@ -159,7 +159,7 @@ mod vm;
 pub use abi::{AbiVersion, Callback, Callbacks, LogLevel, MetricKind, Status, TrapKind};
 pub use allow::{Allow, PropertyPaths};
 pub use callout::{CalloutError, CalloutId, CalloutKind, HttpCall, HttpCallResponse};
-pub use chain::{Chain, HttpStream, Peer, Progress, TcpProgress, TcpStream};
+pub use chain::{Chain, HttpStream, Observer, Peer, Progress, TcpProgress, TcpStream, Verdict};
 pub use embedder::{Embedder, SnapshotWork, StreamToken};
 pub use exchange::{
     ConnectionInfo, Direction, Exchange, Protocol, RouteInfo, StreamInfo, TlsInfo, TlsVersion,

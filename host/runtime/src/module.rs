@@ -131,6 +131,17 @@ impl Module {
         Ok(found)
     }
 
+    /// What the custom section of this name holds, where a Wasm module has one that can be read; the first of several. Nothing is compiled.
+    pub fn custom_section<'w>(wasm: &'w [u8], name: &str) -> Option<&'w [u8]> {
+        let mut payloads = wasmparser::Parser::new(0).parse_all(wasm);
+        payloads.find_map(|payload| match payload {
+            Ok(wasmparser::Payload::CustomSection(section)) if section.name() == name => {
+                Some(section.data())
+            }
+            _ => None,
+        })
+    }
+
     /// The ABI version it was built for.
     pub fn abi_version(&self) -> AbiVersion {
         self.abi

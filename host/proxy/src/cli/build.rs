@@ -14,6 +14,8 @@ use crate::crate_build::{Crate, CrateError};
 /// target/portcullis/NAME.wasm, for Portcullis, Envoy and any other Proxy-Wasm host; its description is printed.
 ///
 /// What the compiler says goes to standard error as it is.
+///
+/// Exit codes: 0 built; 1 the crate is no control, or does not build; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis build

@@ -17,6 +17,8 @@ use crate::serve::{self, ServeOptions};
 /// security-headers, tls-policy, jwt-auth and rate-limit. Certificates, tokens and the policy are made on the spot and kept in a folder;
 /// curl lines to try are printed. Everything listens on 127.0.0.1 only. Ctrl-C drains and stops.
 /// What goes wrong is said on standard error.
+///
+/// Exit codes: 0 stopped; 1 a port or the folder cannot be had; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis demo --dir demo --http-port 0 --https-port 0")]
 pub(super) struct Demo {

@@ -27,6 +27,8 @@ use crate::policy::Policy;
 /// Envoy has no bounds on a plugin's CPU time, callouts and log, and no lists of the clusters, properties and foreign functions that it may use;
 /// the list of its capabilities is written. It has no VM for a single request either: where the policy says `isolation: request`, a warning goes
 /// to standard error and into the file.
+///
+/// Exit codes: 0 written; 1 the policy does not work, or a file cannot be written; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis export envoy policy.yaml --out envoy && envoy -c envoy/envoy.yaml

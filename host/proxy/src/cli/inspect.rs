@@ -3,12 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use portcullis_module::Description;
 use serde_json::{Value, json};
 
 use super::description::{Lines, as_json};
-use super::output::{note, print};
+use super::output::{Format, note, print};
 use crate::canary;
 use crate::module_cache::DiskCache;
 use crate::policy::{ModuleSource, WasmModule};
@@ -21,6 +20,8 @@ use crate::serve;
 ///
 /// A module made by `portcullis build` also says what it is: its phases, the keys of its configuration, and its capabilities, which can stand in
 /// a filter's `allow.capabilities` as they are. The whole JSON Schema of the configuration comes with `--format json`, under `description.schema`.
+///
+/// Exit codes: 0 it links and starts; 1 it does not, or cannot be read; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis inspect builtin:jwt-auth
@@ -34,14 +35,6 @@ pub(super) struct Inspect {
     /// How it is shown
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Lines for people
-    Text,
-    /// One object with all of it
-    Json,
 }
 
 /// What there is to know of a module.

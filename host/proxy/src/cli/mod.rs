@@ -1,17 +1,22 @@
 //! The `portcullis` command.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 the command line itself is wrong. Results go to standard output, everything else to
-//! standard error.
+//! Exit codes: [`EXIT_CODES`]. Results go to standard output, everything else to standard error.
 
 mod build;
 mod check;
+mod completions;
 mod demo;
 mod description;
+mod diff;
+mod explain;
 mod export;
+mod fmt;
 mod inspect;
+mod man;
 mod new;
 mod output;
 mod plugins;
+mod schema;
 mod serve;
 
 use std::path::PathBuf;
@@ -26,6 +31,8 @@ use output::note;
 ///
 /// One policy file says who listens, which controls run where, and where requests go. The same policy runs in this proxy (`serve`) and in
 /// a stock Envoy (`export envoy`).
+///
+/// Exit codes: 0 done; 1 refused, failed, or found something wrong; 2 the command line itself is wrong (for `diff` also: a policy does not work).
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, propagate_version = true, after_help = FIRST_STEPS)]
 struct Arguments {
@@ -41,9 +48,13 @@ struct Arguments {
     log_format: LogFormat,
 }
 
+/// Of every command; the help of each says what they mean for it.
+const EXIT_CODES: &str = "0 done; 1 refused, failed, or found something wrong; 2 the command line itself is wrong (for `diff` also: a policy does not work).";
+
 const FIRST_STEPS: &str = "First steps:
   portcullis demo                             see four controls decide, with curl lines to try
   portcullis check policy.yaml                every mistake in a policy, with its line
+  portcullis explain policy.yaml --request 'GET /'  what it does with a request, filter by filter
   portcullis serve policy.yaml                run it
   portcullis export envoy policy.yaml --out d the same in Envoy: envoy -c d/envoy.yaml
 
@@ -65,12 +76,18 @@ enum LogFormat {
 enum Command {
     Serve(serve::Serve),
     Check(check::Check),
+    Explain(Box<explain::Explain>),
+    Diff(diff::Diff),
+    Fmt(fmt::Fmt),
+    Schema(schema::Schema),
     Demo(demo::Demo),
     Export(Export),
     New(new::New),
     Build(build::Build),
     Inspect(inspect::Inspect),
     Plugins(Plugins),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Writes a policy for another proxy
@@ -103,6 +120,12 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         Command::Serve(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Explain(command) => command.run(),
+        Command::Diff(command) => command.run(),
+        Command::Fmt(command) => command.run(),
+        Command::Schema(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Export(Export {
             target: ExportTarget::Envoy(command),

@@ -12,6 +12,8 @@ use crate::template::{self, Name, Sdk, SdkError};
 /// this version, into a folder. Nothing is downloaded; `cargo test` there fetches the few crates that the SDK uses.
 ///
 /// Everything is written or nothing: a folder that exists must be empty.
+///
+/// Exit codes: 0 made; 1 the folder is not empty or cannot be written; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   portcullis new body-gate && cd body-gate && cargo test && portcullis build

@@ -16,6 +16,8 @@ use crate::serve::{self, ServeError, ServeOptions};
 /// SIGHUP, or a change of the policy file, reloads it: the new policy is tried out and started beside the one that runs and then takes its
 /// place, without a lost request; certificates and modules are read again. A policy that does not work changes nothing: its problems go to
 /// the log, and `/policy` of the admin listener shows them.
+///
+/// Exit codes: 0 drained; 1 the policy does not work, or a port cannot be had; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis serve policy.yaml --log warn --log-format json")]
 pub(super) struct Serve {

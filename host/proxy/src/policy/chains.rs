@@ -7,7 +7,7 @@ use super::filter::{self, Configuration, Filter, FilterInstance, Override};
 use super::place::Place;
 use super::reader::{Field, Reader};
 use super::route::{self, HostPattern, PathPrefix, Route};
-use super::{complete, scalar};
+use super::{Policy, complete, scalar};
 
 const ROUTE_KEYS: &[&str] = &["name", "host", "prefix", "cluster", "filters"];
 
@@ -120,6 +120,34 @@ pub(super) fn build(
         }));
     }
     (instances, routes)
+}
+
+impl Policy {
+    /// The filters of requests that no route takes: all, as they are where a route says nothing.
+    pub(crate) fn unrouted_chain(&self) -> Vec<Arc<FilterInstance>> {
+        let everywhere = self
+            .instances
+            .iter()
+            .filter(|instance| instance.name == instance.filter.name && !instance.filter.is_tcp);
+        everywhere.cloned().collect()
+    }
+
+    /// The filters of requests that are refused before there could be a route: those that put headers on answers, and no others.
+    pub(crate) fn refused_chain(&self) -> Vec<Arc<FilterInstance>> {
+        let mut chain = self.unrouted_chain();
+        chain.retain(|instance| {
+            instance.filter.module.control.as_deref() == Some("security-headers")
+        });
+        chain
+    }
+
+    /// Every instance of the filters that are off on a route.
+    pub(crate) fn off_on(&self, route: &Route) -> impl Iterator<Item = &Arc<FilterInstance>> {
+        self.instances.iter().filter(|instance| {
+            let name = &instance.filter.name;
+            route.off.iter().any(|filter| filter.name == *name)
+        })
+    }
 }
 
 /// Two routes for the same requests: one of them would never be taken.

@@ -15,7 +15,7 @@ use super::limits::{
 };
 use super::module::WasmModule;
 use super::node::Node;
-use super::place::{Place, Problem};
+use super::place::Place;
 use super::reader::Field;
 use super::scalar::{self, Endpoint, EndpointHost};
 
@@ -382,18 +382,4 @@ pub(super) fn read_override(field: &Field<'_>) -> Option<Override> {
     let section = field.section(&["configuration"])?;
     let configuration = section.required("configuration")?;
     Configuration::read(configuration).map(Override::Configured)
-}
-
-impl Filter {
-    /// What deserves a second look.
-    pub(super) fn warnings(&self) -> Vec<Problem> {
-        let open = self.failure_policy == FailurePolicy::Open;
-        open.then(|| {
-            self.place.problem(
-                "failure_policy is open: requests pass unchecked while the control is down",
-            )
-        })
-        .into_iter()
-        .collect()
-    }
 }

@@ -180,43 +180,14 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
-impl Listener {
-    /// What deserves a second look; `now` is seconds since 1970.
-    pub(super) fn warnings(&self, now: i64) -> Vec<Problem> {
-        let Some(tls) = &self.tls else {
-            // What passes a TCP listener may be secured within.
-            if self.tcp.is_some() {
-                return Vec::new();
-            }
-            return vec![
-                self.place.problem(
-                    "plaintext listener: tokens and cookies cross the network unencrypted",
-                ),
-            ];
-        };
-        let mut warnings = Vec::new();
-        if tls.minimum_version < TlsVersion::Tls13 {
-            warnings.push(
-                self.place
-                    .problem("TLS 1.2 is accepted, the security policy asks for 1.3"),
-            );
+impl DownstreamTls {
+    /// What is wrong with the time of the certificate at `now`, seconds since 1970.
+    pub(super) fn validity_fault(&self, now: i64) -> Option<&'static str> {
+        let leaf = self.certificate.cert.first()?;
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        if leaf.validity().not_after.timestamp() < now {
+            return Some("has expired");
         }
-        let leaf = tls.certificate.cert.first();
-        if let Some((_, leaf)) = leaf.and_then(|der| X509Certificate::from_der(der).ok()) {
-            let file = tls.certificate_chain_file.display();
-            let until = leaf.validity().not_after.timestamp();
-            if until < now {
-                warnings.push(
-                    self.place
-                        .problem(format!("the certificate in {file} has expired")),
-                );
-            } else if leaf.validity().not_before.timestamp() > now {
-                warnings.push(
-                    self.place
-                        .problem(format!("the certificate in {file} is not valid yet")),
-                );
-            }
-        }
-        warnings
+        (leaf.validity().not_before.timestamp() > now).then_some("is not valid yet")
     }
 }

@@ -11,6 +11,7 @@ mod chains;
 mod cluster;
 mod filter;
 mod limits;
+mod lint;
 mod listener;
 mod module;
 mod node;
@@ -19,11 +20,14 @@ mod place;
 mod reader;
 mod route;
 mod scalar;
+mod schema;
+mod secret;
 mod signature;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod view;
+mod warnings;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -34,18 +38,20 @@ use std::time::Duration;
 pub use allow::Allowed;
 pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
 pub use filter::{Configuration, Filter, FilterInstance};
+pub use lint::{Lint, Warning};
 pub use listener::{DownstreamTls, Listener, TlsVersion};
 pub(crate) use module::digest;
 pub use module::{ModuleSource, WasmModule};
+pub(crate) use node::{Entry, Node, Value as NodeValue};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
 pub use portcullis_runtime::{FailurePolicy, Isolation};
 pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
+pub(crate) use secret::weak_in as weak_secrets_in;
 pub use signature::ModuleSignature;
 pub use tcp::TcpProxy;
 
-use node::Node;
 use reader::{Field, Reader, Section};
 
 /// A policy, complete and consistent.
@@ -76,7 +82,7 @@ pub struct Policy {
     /// How long a draining process waits for requests in flight; default 30 s.
     pub drain_timeout: Duration,
     /// What deserves a second look, in the file's order.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Where `/ready`, `/metrics` and `/policy` are served.
@@ -112,7 +118,12 @@ const KEYS: &[&str] = &[
 
 /// The bytes of a policy file; the reason names it.
 pub(crate) fn read_text(path: &Path) -> Result<Vec<u8>, String> {
-    reader::read_file(path, limits::POLICY_BYTES_MAX)
+    read_bytes(path, limits::POLICY_BYTES_MAX)
+}
+
+/// The bytes of a file of at most `bytes_max`, which may be anything but what never ends; the reason names it.
+pub(crate) fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
+    reader::read_file(path, bytes_max)
 }
 
 impl Policy {
@@ -270,7 +281,7 @@ fn read(reader: &Reader, section: &Section<'_>) -> Option<Policy> {
         drain_timeout: drain_timeout?,
         warnings: Vec::new(),
     };
-    policy.warnings = policy.find_warnings();
+    policy.warnings = policy.find_warnings(now());
     Some(policy)
 }
 
@@ -330,44 +341,12 @@ fn refuse_duplicates(fields: &[Field<'_>]) {
     }
 }
 
-impl Policy {
-    fn find_warnings(&self) -> Vec<Problem> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = now
-            .ok()
-            .and_then(|since| i64::try_from(since.as_secs()).ok())
-            .unwrap_or(0);
-        let mut warnings: Vec<_> = self
-            .listeners
-            .iter()
-            .flat_map(|listener| listener.warnings(now))
-            .collect();
-        warnings.extend(self.filters.iter().flat_map(|filter| filter.warnings()));
-        let adds_headers =
-            |filter: &Arc<Filter>| filter.module.control.as_deref() == Some("security-headers");
-        for filter in self
-            .filters
-            .iter()
-            .skip(1)
-            .filter(|filter| adds_headers(filter))
-        {
-            warnings.push(filter.place.problem(
-                "not the first filter: answers of the filters before it go out without its headers",
-            ));
-        }
-        for route in &self.routes {
-            if !route
-                .chain
-                .iter()
-                .any(|instance| instance.filter.module.knows_the_caller())
-            {
-                warnings.push(route.place.problem(format!(
-                    "route `{}` is open to everybody, no filter on it authenticates",
-                    route.name
-                )));
-            }
-        }
-        warnings.sort_by_key(|warning| warning.place.line);
-        warnings
-    }
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = since.map(|since| since.as_secs());
+    seconds
+        .ok()
+        .and_then(|seconds| i64::try_from(seconds).ok())
+        .unwrap_or(0)
 }

@@ -26,6 +26,8 @@ pub struct WasmModule {
     pub awaits_body: bool,
     /// Who signed it, where the policy asks for that.
     pub signature: Option<ModuleSignature>,
+    /// Whether the policy says which module it must be, by digest or signature.
+    pub is_pinned: bool,
 }
 
 /// Where a module came from.
@@ -89,6 +91,7 @@ impl WasmModule {
             awaits_body: metadata.as_ref().is_some_and(|it| it.awaits_body),
             control: metadata.map(|it| it.name),
             signature: None,
+            is_pinned: false,
             source,
             sha256,
             bytes,
@@ -126,6 +129,7 @@ impl WasmModule {
         if let Some(field) = section.optional("signature") {
             module.signature = Some(ModuleSignature::read(field, &module)?);
         }
+        module.is_pinned = sha256.is_some() || module.signature.is_some();
         match sha256 {
             None => Some(module),
             Some(Some(expected)) if expected == module.sha256 => Some(module),

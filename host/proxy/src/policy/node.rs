@@ -13,16 +13,16 @@ use super::limits::{KEY_BYTES_MAX, POLICY_DEPTH_MAX, POLICY_NODES_MAX, POLICY_TE
 
 /// A YAML value and the line (from 1) it starts on.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Line, from 1.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// What stands there.
-    pub(super) value: Value,
+    pub(crate) value: Value,
 }
 
 /// A YAML value. Numbers are as JSON has them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// `null`, `~` or nothing.
     Null,
     /// `true` or `false` (YAML 1.2: `on`, `off`, `yes` and `no` are strings).
@@ -39,37 +39,46 @@ pub(super) enum Value {
 
 /// A key of a mapping and its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The key.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// The line the key stands on, from 1.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// The value.
-    pub(super) node: Node,
+    pub(crate) node: Node,
 }
 
 impl Node {
-    /// Reads YAML, within bounds. A fault comes with its line (from 1).
-    pub(super) fn parse(text: &str) -> Result<Self, (u64, String)> {
+    /// Reads a policy's YAML, within bounds. A fault comes with its line (from 1).
+    pub(crate) fn parse(text: &str) -> Result<Self, (u64, String)> {
+        let tree = Self::parse_within(text, POLICY_NODES_MAX, POLICY_TEXT_BYTES_MAX)?;
+        match tree.line_of_long_key() {
+            Some(line) => Err((line, format!("a key has more than {KEY_BYTES_MAX} bytes"))),
+            None => Ok(tree),
+        }
+    }
+
+    /// Reads YAML of so many values and bytes of text at most.
+    pub(crate) fn parse_within(
+        text: &str,
+        nodes_max: usize,
+        bytes_max: usize,
+    ) -> Result<Self, (u64, String)> {
         let options = serde_saphyr::options! {
             strict_booleans: true,
             budget: serde_saphyr::budget! {
-                max_nodes: POLICY_NODES_MAX,
-                max_total_scalar_bytes: POLICY_TEXT_BYTES_MAX,
+                max_nodes: nodes_max,
+                max_total_scalar_bytes: bytes_max,
                 max_depth: POLICY_DEPTH_MAX,
                 max_documents: 1,
                 // Many routes may share one anchor; what they repeat is bounded above.
                 enforce_alias_anchor_ratio: false,
             },
         };
-        let tree = serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| {
+        serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| {
             let line = error.location().map_or(1, |location| location.line());
-            (line.max(1), fault(&error))
-        })?;
-        match tree.line_of_long_key() {
-            Some(line) => Err((line, format!("a key has more than {KEY_BYTES_MAX} bytes"))),
-            None => Ok(tree),
-        }
+            (line.max(1), fault(&error, nodes_max, bytes_max))
+        })
     }
 
     fn line_of_long_key(&self) -> Option<u64> {
@@ -87,7 +96,7 @@ impl Node {
 
     /// The same value as JSON, without positions.
     #[must_use]
-    pub(super) fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
@@ -103,9 +112,32 @@ impl Node {
         }
     }
 
+    /// A value of JSON, all of it on one line.
+    #[must_use]
+    pub(crate) fn of_json(json: &serde_json::Value, line: u64) -> Self {
+        let value = match json {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(*value),
+            serde_json::Value::Number(value) => Value::Number(value.clone()),
+            serde_json::Value::String(value) => Value::String(value.clone()),
+            serde_json::Value::Array(items) => {
+                Value::Sequence(items.iter().map(|it| Self::of_json(it, line)).collect())
+            }
+            serde_json::Value::Object(members) => {
+                let entries = members.iter().map(|(key, member)| Entry {
+                    key: key.clone(),
+                    line,
+                    node: Self::of_json(member, line),
+                });
+                Value::Mapping(entries.collect())
+            }
+        };
+        Self { line, value }
+    }
+
     /// What the value is, for messages.
     #[must_use]
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Bool(_) => "a boolean",
@@ -119,7 +151,7 @@ impl Node {
     /// How far `path` leads below this node: the line of the deepest part that exists, `None` if not even its first does. A path is dotted,
     /// with indexes bare or in brackets: `issuers.0.jwks`, `issuers[0].jwks`.
     #[must_use]
-    pub(super) fn line_of(&self, path: &str) -> Option<u64> {
+    pub(crate) fn line_of(&self, path: &str) -> Option<u64> {
         let mut node = self;
         let mut line = None;
         let parts = path
@@ -148,16 +180,18 @@ impl Node {
 }
 
 /// What is wrong, on one line, without the position that stands before it already.
-fn fault(error: &Error) -> String {
+fn fault(error: &Error, nodes_max: usize, bytes_max: usize) -> String {
     match error {
-        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => fault(error),
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => {
+            fault(error, nodes_max, bytes_max)
+        }
         Error::Budget { breach, .. } => match breach {
             BudgetBreach::Nodes { .. } => {
-                format!("more than {POLICY_NODES_MAX} values (what an alias repeats counts again)")
+                format!("more than {nodes_max} values (what an alias repeats counts again)")
             }
-            BudgetBreach::ScalarBytes { .. } => format!(
-                "more than {POLICY_TEXT_BYTES_MAX} bytes of text (what an alias repeats counts again)"
-            ),
+            BudgetBreach::ScalarBytes { .. } => {
+                format!("more than {bytes_max} bytes of text (what an alias repeats counts again)")
+            }
             BudgetBreach::Depth { .. } => format!("nested deeper than {POLICY_DEPTH_MAX} levels"),
             BudgetBreach::Documents { .. } => "more than one document".into(),
             other => format!("too large: {other:?}"),

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{AccessLog, Policy};
 
 mod hostile;
+mod schema;
 
 /// A folder with a certificate, its key, another key, a module and one that authenticates.
 fn folder() -> tempfile::TempDir {
@@ -51,7 +52,12 @@ routes: [{name: all, cluster: up}]
 ";
 
 fn parse(folder: &Path, text: &str) -> Result<Policy, String> {
-    Policy::parse(Path::new("p.yaml"), folder, text).map_err(|errors| errors.to_string())
+    let policy =
+        Policy::parse(Path::new("p.yaml"), folder, text).map_err(|errors| errors.to_string());
+    if policy.is_ok() {
+        schema::takes(text);
+    }
+    policy
 }
 
 #[test]
@@ -65,6 +71,7 @@ fn bad_policies_are_refused_with_every_line() {
             .map(|line| line.replace("DIR", &dir))
             .collect();
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected, "\n{text}");
+        schema::agrees(text, &problems);
     };
     let tail = |text: &str, expected: &[&str]| check(&format!("{HEAD}{text}"), expected);
     let whole = "known here: listeners, clusters, filters, routes, admin, access_log, workers, drain_timeout";
@@ -536,29 +543,39 @@ routes:
 fn warnings_name_what_is_risky() {
     let folder = folder();
     let text = "listeners:
-- {name: a, address: 127.0.0.1:8080}
+- {name: a, address: '0.0.0.0:8080'}
 - name: b
   address: 127.0.0.1:8443
   tls: {certificate_chain: cert.pem, private_key: key.pem, minimum_version: '1.2'}
 clusters: [{name: up, endpoints: [127.0.0.1:9000]}]
 filters:
-- {name: f, module: plain.wasm, failure_policy: open}
+- {name: f, module: plain.wasm, sha256: DIGEST, failure_policy: open}
 - {name: auth, module: auth.wasm}
-- {name: headers, module: headers.wasm}
+- {name: headers, module: builtin:security-headers, configuration: {shadow: true, hmac_key: hunter2}}
+- {name: idle, module: builtin:security-headers, unknown_imports: trap}
 routes:
-- {name: all, cluster: up}
-- {name: open, cluster: up, prefix: /open, filters: {auth: off}}
+- {name: all, cluster: up, filters: {idle: off}}
+- {name: open, cluster: up, prefix: /open, filters: {auth: off, idle: off}}
 ";
-    let policy = parse(folder.path(), text).unwrap();
+    let digest = super::digest(b"\0asm\x01\0\0\0");
+    let text = &text.replace("DIGEST", &format!("'{digest}'"));
+    // Not `parse`: the schema knows that security-headers has no such keys.
+    let policy = Policy::parse(Path::new("p.yaml"), folder.path(), text).unwrap();
     let warnings: Vec<_> = policy.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
-            "p.yaml:2: listeners[0].address: plaintext listener: tokens and cookies cross the network unencrypted",
-            "p.yaml:4: listeners[1].address: TLS 1.2 is accepted, the security policy asks for 1.3",
-            "p.yaml:8: filters[0].module: failure_policy is open: requests pass unchecked while the control is down",
-            "p.yaml:10: filters[2].module: not the first filter: answers of the filters before it go out without its headers",
-            "p.yaml:13: routes[1]: route `open` is open to everybody, no filter on it authenticates",
+            "p.yaml:2: listeners[0].address: plaintext listener: tokens and cookies cross the network unencrypted [plaintext-listener]",
+            "p.yaml:4: listeners[1].address: TLS 1.2 is accepted, the security policy asks for 1.3 [tls-floor]",
+            "p.yaml:8: filters[0].module: failure_policy is open: requests pass unchecked while the control is down [fail-open]",
+            "p.yaml:9: filters[1].module: neither `sha256` nor `signature`: whoever can write the file decides what runs [unpinned-module]",
+            "p.yaml:10: filters[2].configuration.shadow: shadow mode: the control decides, and nothing comes of it [shadow-mode]",
+            "p.yaml:10: filters[2].configuration.hmac_key: a secret of 7 bytes: an HMAC key needs 32 random ones (RFC 7518 §3.2) [weak-secret]",
+            "p.yaml:10: filters[2].module: not the first filter: answers of the filters before it go out without its headers [headers-not-first]",
+            "p.yaml:11: filters[3].module: unknown_imports is trap: requests that come to such an import get 503 [unknown-imports]",
+            "p.yaml:11: filters[3].module: `idle` is off on every route [unused-filter]",
+            "p.yaml:11: filters[3].module: not the first filter: answers of the filters before it go out without its headers [headers-not-first]",
+            "p.yaml:14: routes[1]: route `open` is open to everybody, no filter on it authenticates [open-route]",
         ]
     );
 }

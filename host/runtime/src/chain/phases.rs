@@ -311,7 +311,8 @@ impl HttpStream {
         self.feed(direction, step + 1, bytes, end_of_stream)
     }
 
-    pub(super) fn call(
+    /// One filter's part in a phase; [`HttpStream::call`] has it observed.
+    pub(super) fn run(
         &mut self,
         direction: Direction,
         index: usize,

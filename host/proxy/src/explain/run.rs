@@ -1,0 +1,621 @@
+//! One exchange driven through its chain, step by step as `request` and `response` do it around sockets.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, StatusCode, Version};
+use portcullis_runtime::{
+    Callback, Chain, Direction, Embedder as _, Exchange, HttpStream, Plugin, PluginId, Progress,
+    Protocol, RouteInfo, StreamInfo, StreamToken,
+};
+
+use super::connection::Opened;
+use super::explanation::{Decision, Explanation, Outcome, Sent, Started};
+use super::rehearsal::Rehearsal;
+use super::report::{self, Phase, Seen, Shown, Watch};
+use super::{ExplainError, Question, UpstreamAnswer};
+use crate::canary;
+use crate::fields::{HttpFields, Pseudo};
+use crate::forward::request_in;
+use crate::forwarded;
+use crate::head::{host_of, read_head};
+use crate::limits::{LOCAL_RESPONSES_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
+use crate::local::Problem;
+use crate::modules::Modules;
+use crate::policy::{FilterInstance, Policy, PolicyErrors, Route};
+use crate::reroute;
+
+/// How a phase ended.
+enum Settled {
+    Passed,
+    Respond,
+    Reset,
+    Held,
+}
+
+/// A question on its way through a policy.
+pub(super) struct Run<'q> {
+    policy: &'q Policy,
+    question: &'q Question,
+    explanation: Explanation,
+    connection: Opened,
+    shown: Shown,
+    rehearsal: Rc<Rehearsal>,
+    /// By the index of their instance; TCP filters have no part in this.
+    plugins: Vec<Option<Rc<Plugin>>>,
+    seen: Rc<RefCell<Vec<Seen>>>,
+    phases: Vec<Phase>,
+    id: HeaderValue,
+}
+
+impl<'q> Run<'q> {
+    /// Starts every plugin of the policy that sees HTTP.
+    pub(super) fn start(
+        policy: &'q Policy,
+        modules: &Modules,
+        question: &'q Question,
+        explanation: Explanation,
+        connection: Opened,
+    ) -> Result<Self, ExplainError> {
+        let names = policy.instances.iter().map(|it| it.name.clone()).collect();
+        let rehearsal = Rehearsal::new(names, question.callouts.clone());
+        let shared = Arc::default();
+        let mut plugins: Vec<Option<Rc<Plugin>>> = Vec::new();
+        let mut problems = Vec::new();
+        for instance in &policy.instances {
+            let module = modules.of(&instance.filter);
+            let Some(module) = module.filter(|_| !instance.filter.is_tcp) else {
+                plugins.push(None);
+                continue;
+            };
+            let (id, spec) = (PluginId(instance.index), Arc::new(instance.spec()));
+            let mut started = plugins.iter().flatten();
+            let started = match started.find(|plugin| plugin.may_share(module, &spec)) {
+                Some(neighbour) => Plugin::start_beside(neighbour, id, spec),
+                None => {
+                    let (module, shared) = (Arc::clone(module), Arc::clone(&shared));
+                    let embedder = Rc::clone(&rehearsal);
+                    Plugin::start(id, module, spec, shared, embedder)
+                }
+            };
+            match started {
+                Ok(plugin) => {
+                    rehearsal.register(&plugin);
+                    plugins.push(Some(plugin));
+                }
+                Err(error) => {
+                    problems.extend(canary::start_problems(instance, &error));
+                    plugins.push(None);
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ExplainError::Policy(PolicyErrors(problems)));
+        }
+        Ok(Self {
+            policy,
+            question,
+            explanation,
+            connection,
+            shown: Shown {
+                credentials: question.credentials,
+            },
+            rehearsal,
+            plugins,
+            seen: Rc::default(),
+            phases: Vec::new(),
+            id: forwarded::request_id(),
+        })
+    }
+
+    /// Sends the request through.
+    pub(super) fn ask(mut self) -> Result<Explanation, ExplainError> {
+        self.rehearsal.tick();
+        while self.rehearsal.deliver() {}
+        for instance in &self.policy.instances {
+            let said = self.rehearsal.take_said(&instance.name);
+            if !said.is_nothing() {
+                let filter = instance.name.clone();
+                self.explanation.start.push(Started { filter, said });
+            }
+        }
+        if let Some(reason) = self.refused_by_parser() {
+            self.explanation.outcome = Outcome::NoRequest { reason };
+            return Ok(self.explanation);
+        }
+        let parts = self.parts();
+        let (scheme, source) = (self.connection.scheme, self.question.source);
+        let sent = report::as_sent(&parts, scheme);
+        let websocket = self.question.version == Version::HTTP_11
+            && self.question.method == Method::GET
+            && self.question.body.is_empty()
+            && forwarded::is_websocket(&parts.headers);
+        let mut fields = match read_head(parts, scheme, source) {
+            Ok(fields) => fields,
+            Err(problem) => return Ok(self.refuse(&problem)),
+        };
+        let (host, path) = match &fields.pseudo {
+            Pseudo::Request {
+                authority, path, ..
+            } => (host_of(authority).into_owned(), path.path().to_owned()),
+            _ => (String::new(), String::new()),
+        };
+        let policy = self.policy;
+        let route = policy.table.find(&host, &path);
+        let (chain, owned) = match route {
+            Some(route) => (route.chain.clone(), self.owned_elsewhere(route)),
+            None => (policy.unrouted_chain(), Vec::new()),
+        };
+        let filters = self.chain(&chain);
+        let reads = |callbacks: &[Callback]| self.reads(&filters, callbacks);
+        let upgrade = websocket
+            && !reads(&[Callback::RequestBody, Callback::RequestTrailers])
+            && !reads(&[Callback::ResponseBody, Callback::ResponseTrailers]);
+        let client = (source.ip(), scheme);
+        forwarded::make_ours(&mut fields.headers, upgrade, client, &self.id, &owned);
+        self.explanation.head = self.shown.diff(&sent, &report::snapshot(&fields));
+        self.explanation.route = route.map(|route| report::taken(policy, route, &host, &path));
+        if route.is_none() {
+            let why = report::no_route(policy, &host, &path);
+            self.explanation.notes.push(why);
+        }
+        self.explanation.outcome = self.pass(&chain, &filters, fields, route);
+        Ok(self.finish(&chain, &filters))
+    }
+
+    /// What hyper refuses before there is a request.
+    fn refused_by_parser(&self) -> Option<String> {
+        let question = self.question;
+        let line = question.method.as_str().len() + question.target.to_string().len() + 12;
+        let fields = question.headers.iter();
+        let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
+        let bytes = line + fields.sum::<usize>();
+        if bytes > REQUEST_HEAD_BYTES_MAX {
+            return Some(format!(
+                "the request's head has {bytes} bytes, more than {REQUEST_HEAD_BYTES_MAX}: it is answered with 431 before anything looks at it"
+            ));
+        }
+        let count = question.headers.len();
+        (count > REQUEST_HEADERS_MAX && question.version != Version::HTTP_2).then(|| {
+            format!(
+                "the request has {count} header fields, more than {REQUEST_HEADERS_MAX}: it is answered with 431 before anything looks at it"
+            )
+        })
+    }
+
+    /// The head as hyper would read it.
+    fn parts(&mut self) -> http::request::Parts {
+        let question = self.question;
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = question.method.clone();
+        parts.uri = question.target.clone();
+        parts.version = question.version;
+        for (name, value) in &question.headers {
+            parts.headers.append(name.clone(), value.clone());
+        }
+        if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
+            let host = HeaderValue::from_static("localhost");
+            parts.headers.insert(header::HOST, host);
+            let note = "no host was given: `host: localhost` was taken";
+            self.explanation.notes.push(note.into());
+        }
+        let has_length = parts.headers.contains_key(header::CONTENT_LENGTH)
+            || parts.headers.contains_key(header::TRANSFER_ENCODING);
+        if !question.body.is_empty() && !has_length {
+            let length = HeaderValue::from(question.body.len());
+            parts.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        parts
+    }
+
+    /// A request that cannot be routed: what puts headers on answers sees an empty GET in its place.
+    fn refuse(mut self, problem: &Problem) -> Explanation {
+        let chain = self.policy.refused_chain();
+        let filters = self.chain(&chain);
+        let pseudo = Pseudo::Request {
+            method: Method::GET,
+            scheme: self.connection.scheme,
+            authority: HeaderValue::from_static("invalid"),
+            path: PathAndQuery::from_static("/"),
+        };
+        let fields = HttpFields {
+            pseudo,
+            headers: HeaderMap::new(),
+        };
+        let note = format!(
+            "the request is refused before a route is chosen: {}; filters that put headers on answers see an empty GET in its place",
+            problem.title
+        );
+        self.explanation.notes.push(note);
+        let mut http = self.stream(&chain, &filters, fields, RouteInfo::default());
+        let settled = self.phase(
+            &mut http,
+            Direction::Request,
+            Callback::RequestHeaders,
+            |it| it.request_headers(true),
+        );
+        self.explanation.outcome = match settled {
+            Settled::Passed => self.answer(&mut http, &filters, problem),
+            Settled::Respond => self.respond(&mut http, &filters),
+            Settled::Reset => self.reset(),
+            Settled::Held => self.held(),
+        };
+        http.finish();
+        self.finish(&chain, &filters)
+    }
+
+    fn pass(
+        &mut self,
+        chain: &[Arc<FilterInstance>],
+        filters: &Chain,
+        fields: HttpFields,
+        route: Option<&Arc<Route>>,
+    ) -> Outcome {
+        let info = route.map(|route| report::route_info(self.policy, route));
+        let body = self.question.body.clone();
+        let mut http = self.stream(chain, filters, fields, info.unwrap_or_default());
+        let settled = self.phase(
+            &mut http,
+            Direction::Request,
+            Callback::RequestHeaders,
+            |it| it.request_headers(body.is_empty()),
+        );
+        let outcome = match settled {
+            Settled::Passed => self.forward(&mut http, filters, route, body),
+            Settled::Respond => self.respond(&mut http, filters),
+            Settled::Reset => self.reset(),
+            Settled::Held => self.held(),
+        };
+        if let Outcome::Answer { status, .. } = &outcome {
+            http.exchange_mut().info.response_code = Some(*status);
+        }
+        http.finish();
+        outcome
+    }
+
+    /// All filters have let the request's headers pass.
+    fn forward(
+        &mut self,
+        http: &mut HttpStream,
+        filters: &Chain,
+        route: Option<&Arc<Route>>,
+        body: Bytes,
+    ) -> Outcome {
+        let onward = if http.take_route_stale() {
+            match self.reroute(http, filters) {
+                Ok(route) => route,
+                Err(problem) => return self.answer(http, filters, &problem),
+            }
+        } else {
+            route.map(Arc::clone)
+        };
+        let Some(route) = onward else {
+            let problem = Problem::new(StatusCode::NOT_FOUND, "no such route");
+            return self.answer(http, filters, &problem);
+        };
+        let mut body = body;
+        let callbacks = [Callback::RequestBody, Callback::RequestTrailers];
+        if !body.is_empty() && self.reads(filters, &callbacks) {
+            let settled = self.phase(http, Direction::Request, Callback::RequestBody, |it| {
+                it.request_body(body, true)
+            });
+            match settled {
+                Settled::Passed => body = http.take_request_body(),
+                Settled::Respond => return self.respond(http, filters),
+                Settled::Reset => return self.reset(),
+                Settled::Held => return self.held(),
+            }
+        }
+        let cluster = &route.cluster;
+        let request = {
+            let exchange = http.exchange();
+            let fields = exchange.request_headers.as_any().downcast_ref();
+            fields.and_then(|fields| request_in(cluster.protocol, fields, ()))
+        };
+        let Some(request) = request else {
+            let problem = Problem::new(StatusCode::BAD_GATEWAY, "request cannot be forwarded");
+            return self.answer(http, filters, &problem);
+        };
+        self.explanation.upstream = Some(Sent {
+            cluster: cluster.name.clone(),
+            endpoints: cluster.endpoints.iter().map(ToString::to_string).collect(),
+            line: report::request_line(&request),
+            headers: self.shown.list(request.headers()),
+            body: report::text(&body),
+        });
+        self.relay(http, filters)
+    }
+
+    fn reroute(
+        &mut self,
+        http: &mut HttpStream,
+        filters: &Chain,
+    ) -> Result<Option<Arc<Route>>, Problem> {
+        let policy = self.policy;
+        let (host, path) = {
+            let mut exchange = http.exchange_mut();
+            let fields = exchange.request_headers.as_any_mut();
+            let fields = fields.downcast_mut().ok_or(reroute::NO_PATH)?;
+            let (host, path) = reroute::leads_to(fields).ok_or(reroute::NO_PATH)?;
+            (host.into_owned(), path.to_owned())
+        };
+        let Some(route) = policy.table.find(&host, &path) else {
+            let why = report::no_route(policy, &host, &path);
+            self.explanation.notes.push(format!("routed anew: {why}"));
+            return Ok(None);
+        };
+        self.explanation.notes.push(format!(
+            "a filter had the route chosen anew: {path} of {host} leads to `{}`",
+            route.name
+        ));
+        let chain = self.chain(&route.chain);
+        if let Some(plugin) = reroute::passed_by(filters, &chain) {
+            self.explanation.notes.push(format!(
+                "filter `{}` on it was not passed, so the request is refused",
+                plugin.spec().name
+            ));
+            return Err(reroute::NO_WAY_AROUND);
+        }
+        http.exchange_mut().info.route = Rc::new(report::route_info(policy, route));
+        Ok(Some(Arc::clone(route)))
+    }
+
+    /// The upstream's answer, as it was given beforehand.
+    fn relay(&mut self, http: &mut HttpStream, filters: &Chain) -> Outcome {
+        let UpstreamAnswer {
+            status,
+            mut headers,
+            body,
+        } = self.question.upstream.clone();
+        if !headers.contains_key(header::CONTENT_LENGTH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        forwarded::remove_hop_by_hop(&mut headers, false);
+        headers.remove(header::TE);
+        let pseudo = Pseudo::Response { status };
+        match self.pass_head(http, HttpFields { pseudo, headers }, body.is_empty()) {
+            Settled::Passed => {}
+            Settled::Respond => return self.respond(http, filters),
+            Settled::Reset => return self.reset(),
+            Settled::Held => return self.held(),
+        }
+        let Some((status, headers)) = report::head_of(http) else {
+            return self.reset();
+        };
+        match self.response_body(http, filters, body) {
+            Ok(body) => self.answered("the upstream".into(), status, &headers, &body),
+            Err(Settled::Held) => self.held(),
+            Err(_) => self.reset(),
+        }
+    }
+
+    fn response_body(
+        &mut self,
+        http: &mut HttpStream,
+        filters: &Chain,
+        body: Bytes,
+    ) -> Result<Bytes, Settled> {
+        let callbacks = [Callback::ResponseBody, Callback::ResponseTrailers];
+        if body.is_empty() || !self.reads(filters, &callbacks) {
+            return Ok(body);
+        }
+        let settled = self.phase(http, Direction::Response, Callback::ResponseBody, |it| {
+            it.response_body(body, true)
+        });
+        match settled {
+            Settled::Passed => Ok(http.take_response_body()),
+            other => Err(other),
+        }
+    }
+
+    /// An answer of the proxy's own, through the response filters like an upstream's.
+    fn answer(&mut self, http: &mut HttpStream, filters: &Chain, problem: &Problem) -> Outcome {
+        let (fields, body) = problem.write(&self.id, &self.question.method);
+        match self.pass_head(http, fields, body.is_empty()) {
+            Settled::Passed => self.send("the proxy".into(), http, filters, body),
+            Settled::Respond => self.respond(http, filters),
+            Settled::Reset => self.reset(),
+            Settled::Held => self.held(),
+        }
+    }
+
+    fn pass_head(&mut self, http: &mut HttpStream, fields: HttpFields, end: bool) -> Settled {
+        {
+            let mut exchange = http.exchange_mut();
+            if let Pseudo::Response { status } = fields.pseudo {
+                exchange.info.response_code = Some(status.as_u16());
+            }
+            exchange.response_headers = Some(Box::new(fields));
+        }
+        self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
+            it.response_headers(end)
+        })
+    }
+
+    /// A filter's local response, through the filters before it.
+    fn respond(&mut self, http: &mut HttpStream, filters: &Chain) -> Outcome {
+        for _ in 0..LOCAL_RESPONSES_MAX {
+            let by = self.last_speaker();
+            let body = http.take_local_body();
+            let settled = self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
+                it.response_headers(body.is_empty())
+            });
+            match settled {
+                Settled::Passed => return self.send(by, http, filters, body),
+                Settled::Respond => {}
+                Settled::Held => return self.held(),
+                Settled::Reset => break,
+            }
+        }
+        self.reset()
+    }
+
+    /// The body of an answer that is here as a whole.
+    fn send(&mut self, by: String, http: &mut HttpStream, filters: &Chain, body: Bytes) -> Outcome {
+        let Some((status, mut headers)) = report::head_of(http) else {
+            return self.reset();
+        };
+        let mut body = match self.response_body(http, filters, body) {
+            Ok(body) => body,
+            Err(_) => return self.reset(),
+        };
+        let head = self.question.method == Method::HEAD;
+        if !head && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        if head {
+            body = Bytes::new();
+        }
+        headers.remove(header::TRANSFER_ENCODING);
+        headers.remove(header::CONNECTION);
+        self.answered(by, status, &headers, &body)
+    }
+
+    fn answered(
+        &self,
+        by: String,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Outcome {
+        Outcome::Answer {
+            by,
+            status: status.as_u16(),
+            headers: self.shown.list(headers),
+            body: report::text(body),
+        }
+    }
+
+    /// Runs a phase, and answers the callouts that hold it, if it can.
+    fn phase(
+        &mut self,
+        http: &mut HttpStream,
+        direction: Direction,
+        callback: Callback,
+        act: impl FnOnce(&mut HttpStream) -> Progress,
+    ) -> Settled {
+        self.phases.push(Phase {
+            callback,
+            begun: self.seen.borrow().len(),
+        });
+        let mut progress = act(http);
+        loop {
+            match progress {
+                Progress::Continue => return Settled::Passed,
+                Progress::Respond => return Settled::Respond,
+                Progress::Reset => return Settled::Reset,
+                Progress::Pause => {}
+            }
+            let before = report::snapshot_of(http, direction);
+            let woken = self.rehearsal.take_woken();
+            if !self.rehearsal.deliver() && !woken {
+                return Settled::Held;
+            }
+            let changes = self
+                .shown
+                .diff(&before, &report::snapshot_of(http, direction));
+            let mut seen = self.seen.borrow_mut();
+            let holder = seen.iter().rev().find(|it| it.decision == Decision::Pause);
+            if let Some(resumed) = holder.map(|it| it.resumed(changes, &self.rehearsal)) {
+                seen.push(resumed);
+            }
+            drop(seen);
+            progress = http.resume(direction);
+        }
+    }
+
+    fn stream(
+        &self,
+        chain: &[Arc<FilterInstance>],
+        filters: &Chain,
+        fields: HttpFields,
+        route: RouteInfo,
+    ) -> HttpStream {
+        let protocol = match self.question.version {
+            Version::HTTP_10 => Protocol::Http10,
+            Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http11,
+        };
+        let connection = Rc::clone(&self.connection.info);
+        let now = self.rehearsal.unix_time_ns();
+        let info = StreamInfo::new(connection, Rc::new(route), protocol, now);
+        let exchange = Exchange::new(Box::new(fields), info);
+        let mut http = HttpStream::new(filters, exchange, StreamToken(0));
+        let names = chain.iter().map(|it| it.name.clone()).collect();
+        let (seen, rehearsal) = (Rc::clone(&self.seen), Rc::clone(&self.rehearsal));
+        http.observe(Box::new(Watch::new(names, seen, rehearsal, self.shown)));
+        http
+    }
+
+    fn chain(&self, instances: &[Arc<FilterInstance>]) -> Chain {
+        let of = |instance: &Arc<FilterInstance>| self.plugin(instance);
+        Chain::new(instances.iter().filter_map(of).collect())
+    }
+
+    fn plugin(&self, instance: &FilterInstance) -> Option<Rc<Plugin>> {
+        let index = usize::try_from(instance.index).ok()?;
+        self.plugins.get(index).cloned().flatten()
+    }
+
+    fn owned_elsewhere(&self, route: &Route) -> Vec<HeaderName> {
+        let off = self.policy.off_on(route);
+        let owned = off.filter_map(|instance| self.plugin(instance));
+        owned
+            .flat_map(|plugin| plugin.owned_request_headers())
+            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+            .collect()
+    }
+
+    fn reads(&self, filters: &Chain, callbacks: &[Callback]) -> bool {
+        let mut plugins = filters.plugins();
+        plugins.any(|plugin| {
+            let own = plugin.module().callbacks();
+            callbacks.iter().any(|callback| own.contains(*callback))
+        })
+    }
+
+    /// The filter that answered last.
+    fn last_speaker(&self) -> String {
+        let seen = self.seen.borrow();
+        let speaks = |it: &&Seen| !matches!(it.decision, Decision::Continue | Decision::Pause);
+        let last = seen.iter().rev().find(speaks).or_else(|| seen.last());
+        last.map_or("the proxy".into(), |it| format!("filter `{}`", it.filter))
+    }
+
+    fn reset(&self) -> Outcome {
+        Outcome::Reset {
+            by: self.last_speaker(),
+        }
+    }
+
+    fn held(&self) -> Outcome {
+        let seen = self.seen.borrow();
+        let holder = seen.iter().rev().find(|it| it.decision == Decision::Pause);
+        let filter = holder.map(|it| it.filter.clone()).unwrap_or_default();
+        let waits_for = self.rehearsal.waits_for(&filter);
+        Outcome::Held {
+            waits_for: waits_for.unwrap_or_else(|| "a timer, or news from another plugin".into()),
+            filter,
+        }
+    }
+
+    fn finish(mut self, chain: &[Arc<FilterInstance>], filters: &Chain) -> Explanation {
+        let seen = self.seen.take();
+        self.explanation.steps = report::steps(chain, filters, &self.phases, seen);
+        for (index, instance) in chain.iter().enumerate() {
+            let said = self.rehearsal.take_said(&instance.name);
+            if !said.is_nothing() {
+                let step = report::log_step(index, instance, said);
+                self.explanation.steps.push(step);
+            }
+        }
+        for plugin in self.plugins.iter().flatten() {
+            plugin.shut_down();
+        }
+        self.explanation
+    }
+}
