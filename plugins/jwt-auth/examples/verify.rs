@@ -26,12 +26,11 @@ pub struct Config {
 }
 
 impl Control for Verify {
-    const METADATA: Metadata = Metadata {
-        name: "jws-verify",
-        version: env!("CARGO_PKG_VERSION"),
-        authenticates: false,
-        callbacks: Callbacks::REQUEST_HEADERS,
-    };
+    const METADATA: Metadata = Metadata::new(
+        "jws-verify",
+        env!("CARGO_PKG_VERSION"),
+        Callbacks::REQUEST_HEADERS,
+    );
     type Config = Config;
     type State = ();
 
