@@ -14,10 +14,11 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use jwt_auth::JwtAuth;
+use portcullis_sdk::Control;
 use portcullis_sdk::testing::{
-    Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, UpstreamSeen, Value, no_make,
+    Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, TlsVersion, UpstreamSeen,
+    Value, no_make,
 };
-use portcullis_sdk::{Control, TlsVersion};
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
 use portcullis_tests::client::{Protocol, Route, Security};

@@ -1,5 +1,6 @@
 //! Writes the SDK's source, as `portcullis new` hands it out, into a table that `src/template/sdk.rs` includes: the
-//! files under `sdk/src`, and a manifest that needs no workspace. Tests and examples stay here.
+//! files under `src`, and a manifest that needs no workspace, of the SDK itself and of the crate of its own that it depends on. Tests and
+//! examples stay here.
 
 use std::env;
 use std::fs;
@@ -7,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use toml::{Table, Value};
+
+/// The crates handed out, as folders below `sdk`: the SDK, and what it depends on by a path.
+const CRATES: [&str; 2] = ["", "cases"];
 
 /// What a manifest for others leaves out: what is not handed out, and what only this workspace runs.
 const LEFT_OUT: [&str; 5] = ["bench", "bin", "dev-dependencies", "example", "test"];
@@ -16,36 +20,47 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let workspace = here.ancestors().nth(2).context("no workspace above")?;
     let sdk = workspace.join("sdk");
+    let root = workspace.join("Cargo.toml");
     println!("cargo::rerun-if-changed=build.rs");
-    for path in [
-        workspace.join("Cargo.toml"),
-        sdk.join("Cargo.toml"),
-        sdk.join("src"),
-    ] {
-        println!("cargo::rerun-if-changed={}", path.display());
-    }
+    println!("cargo::rerun-if-changed={}", root.display());
 
     let read = |path: &Path| -> Result<Table> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         text.parse().with_context(|| path.display().to_string())
     };
-    let manifest = on_its_own(
-        read(&sdk.join("Cargo.toml"))?,
-        &read(&workspace.join("Cargo.toml"))?,
-    )?;
-    let mut table = format!("&[\n    (\"Cargo.toml\", {:?}),\n", manifest.to_string());
-    let mut files = Vec::new();
-    collect(&sdk.join("src"), &mut files)?;
-    files.sort();
-    for file in files {
-        let name = file.strip_prefix(&sdk)?;
-        let name = name.to_str().context("a file's name is no UTF-8")?;
-        let name = name.replace('\\', "/");
-        table.push_str(&format!("    ({name:?}, include_str!({file:?})),\n"));
+    let mut table = String::from("&[\n");
+    for name in CRATES {
+        let (manifest, src) = match name {
+            "" => (sdk.join("Cargo.toml"), sdk.join("src")),
+            name => (
+                sdk.join(name).join("Cargo.toml"),
+                sdk.join(name).join("src"),
+            ),
+        };
+        for path in [&manifest, &src] {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
+        let alone = on_its_own(read(&manifest)?, &read(&root)?)?;
+        let text = alone.to_string();
+        table.push_str(&format!("    ({:?}, {text:?}),\n", below(&sdk, &manifest)?));
+        let mut files = Vec::new();
+        collect(&src, &mut files)?;
+        files.sort();
+        for file in files {
+            let name = below(&sdk, &file)?;
+            table.push_str(&format!("    ({name:?}, include_str!({file:?})),\n"));
+        }
     }
     table.push(']');
     fs::write(out.join("sdk_files.rs"), table)?;
     Ok(())
+}
+
+/// A file's path below a folder, as it is written in a manifest.
+fn below(folder: &Path, file: &Path) -> Result<String> {
+    let name = file.strip_prefix(folder)?;
+    let name = name.to_str().context("a file's name is no UTF-8")?;
+    Ok(name.replace('\\', "/"))
 }
 
 /// Every file below a folder.
@@ -89,15 +104,26 @@ fn inherit_dependencies(owner: &mut Table, known: &Table) -> Result<()> {
     for group in ["dependencies", "build-dependencies"] {
         if let Some(Value::Table(group)) = owner.get_mut(group) {
             inherit(group, known)?;
-            for (name, value) in group.iter() {
-                if value.get("path").is_some() {
-                    bail!(
-                        "the SDK depends on {name} by its path: `portcullis new` does not hand that out"
-                    );
-                }
+            for (name, value) in group.iter_mut() {
+                move_path(name, value)?;
             }
         }
     }
+    Ok(())
+}
+
+/// A crate that is handed out stands below the SDK, as it does here; the workspace names it by its path from the root.
+fn move_path(name: &str, dependency: &mut Value) -> Result<()> {
+    let Some(path) = dependency.get_mut("path") else {
+        return Ok(());
+    };
+    let below = path.as_str().and_then(|path| path.strip_prefix("sdk/"));
+    let Some(folder) = CRATES.into_iter().find(|folder| below == Some(*folder)) else {
+        bail!(
+            "the SDK depends on {name} by its path, {path}: `portcullis new` does not hand that out"
+        );
+    };
+    *path = folder.into();
     Ok(())
 }
 

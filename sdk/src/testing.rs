@@ -8,18 +8,16 @@
 //! A second one shows that no bytes make it panic: [`Harness::any_exchange`] with a crate for property tests.
 
 mod any;
-mod cases;
-mod expect;
 mod harness;
 mod life;
 mod outside;
-mod value;
 
 pub use any::AnyExchange;
-pub use cases::{Callout, Case, Cases, CasesError, Place, RequestSpec, Step, Tls, UpstreamSpec};
-pub use expect::{Expect, ExpectUpstream, HeaderExpect, Mismatch, Outcome, UpstreamSeen};
 pub use harness::{Harness, Tested, check, check_with};
-pub use value::{Make, Value, no_make};
+pub use portcullis_cases::{
+    Callout, Case, Cases, CasesError, Expect, ExpectUpstream, Fields, HeaderExpect, Make, Mismatch,
+    Outcome, Place, RequestSpec, Step, Tls, TlsVersion, UpstreamSeen, UpstreamSpec, Value, no_make,
+};
 
-pub use crate::host::native::{Fields, ForeignFunction};
+pub use crate::host::native::ForeignFunction;
 pub use crate::policy::Policy;

@@ -14,8 +14,7 @@ use crate::error::Status;
 use crate::fields::encode;
 use crate::host::{Buffer, Host, Level, Map, MetricKind};
 
-/// Headers in the order of the wire; names in lower case.
-pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) use portcullis_cases::Fields;
 
 /// A function that answers a foreign call.
 pub type ForeignFunction = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, Status>>;

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use portcullis_cases::{
+    Callout, Case, Cases, Make, Outcome, Place, RequestSpec, Step, UpstreamSpec, no_make,
+};
+
 use super::any::AnyExchange;
-use super::cases::{Callout, Case, Cases, Place, RequestSpec, Step, UpstreamSpec};
-use super::expect::Outcome;
 use super::life::{Life, connection_properties, request_fields, upstream_fields};
 use super::outside::Outside;
-use super::value::{Make, no_make};
 use crate::control::Control;
 use crate::filter::Filter;
 use crate::host::Level;

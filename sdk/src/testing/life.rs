@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use super::cases::{RequestSpec, Step, UpstreamSpec};
-use super::expect::{Outcome, UpstreamSeen};
+use portcullis_cases::{Make, Outcome, RequestSpec, Step, UpstreamSeen, UpstreamSpec};
+
 use super::outside::Outside;
-use super::value::Make;
 use crate::callbacks::Callbacks;
 use crate::enforcement::Flow;
 use crate::filter::Filter;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::cases::Callout;
-use super::value::Make;
+use portcullis_cases::{Callout, Make};
+
 use crate::callbacks::Callbacks;
 use crate::filter::{CallAnswer, Filter, Release};
 use crate::host::native::{Fields, HttpCall, NativeHost};

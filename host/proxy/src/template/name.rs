@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 /// Names of crates that the new one uses, and those that cargo refuses as a package.
-const TAKEN: [&str; 16] = [
+const TAKEN: [&str; 17] = [
     "alloc",
     "build",
     "core",
@@ -11,6 +11,7 @@ const TAKEN: [&str; 16] = [
     "examples",
     "incremental",
     "libfuzzer-sys",
+    "portcullis-cases",
     "portcullis-sdk",
     "proc-macro",
     "proptest",

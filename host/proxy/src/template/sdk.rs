@@ -100,14 +100,19 @@ mod tests {
 
     #[test]
     fn the_carried_sdk_needs_no_workspace() {
-        let manifest = FILES.iter().find(|(path, _)| *path == "Cargo.toml");
-        let (_, manifest) = manifest.unwrap();
-        assert!(!manifest.contains("workspace"), "{manifest}");
-        assert!(manifest.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
-        for (path, _) in FILES {
-            assert!(*path == "Cargo.toml" || path.starts_with("src/"), "{path}");
+        let text = |path: &str| FILES.iter().find(|(it, _)| *it == path).unwrap().1;
+        for folder in ["", "cases/"] {
+            let manifest = text(&format!("{folder}Cargo.toml"));
+            assert!(!manifest.contains("workspace"), "{manifest}");
+            assert!(manifest.contains(&format!("version = {:?}", env!("CARGO_PKG_VERSION"))));
+            assert!(text(&format!("{folder}src/lib.rs")).starts_with("//!"));
         }
-        assert!(FILES.iter().any(|(path, _)| *path == "src/lib.rs"));
+        let manifest = text("Cargo.toml");
+        assert!(manifest.contains("path = \"cases\""), "{manifest}");
+        for (path, _) in FILES {
+            let path = path.strip_prefix("cases/").unwrap_or(path);
+            assert!(path == "Cargo.toml" || path.starts_with("src/"), "{path}");
+        }
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::expect::Expect;
-use super::value::Value;
-use crate::connection::TlsVersion;
+use crate::expect::Expect;
+use crate::tls::{Tls, TlsVersion};
+use crate::value::Value;
 
 /// A control's cases.
 #[derive(Clone, Debug, Deserialize)]
@@ -85,9 +85,9 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
-    /// In this harness.
+    /// In the SDK's harness.
     Native,
-    /// As Wasm, in Portcullis, over sockets.
+    /// As Wasm, in Portcullis.
     Host,
     /// As Wasm, in Envoy, over sockets.
     Envoy,
@@ -127,22 +127,6 @@ impl Default for RequestSpec {
             headers: Vec::new(),
             body: String::new(),
         }
-    }
-}
-
-/// The TLS version of a case's connection; `None` is plaintext.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tls(pub Option<TlsVersion>);
-
-impl<'de> Deserialize<'de> for Tls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text == "none" {
-            return Ok(Self(None));
-        }
-        TlsVersion::parse(text.as_bytes())
-            .map(|version| Self(Some(version)))
-            .map_err(|_| D::Error::custom(format!("{text:?} is neither a TLS version nor none")))
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::host::native::Fields;
+/// Headers in the order of the wire; names in lower case.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What must come of an exchange. What is not said is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -78,7 +79,7 @@ pub struct UpstreamSeen {
 }
 
 /// One difference between what was expected and what came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mismatch {
     /// Where: `status`, `response header x-frame-options`, …
     pub what: String,
