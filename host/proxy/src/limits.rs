@@ -116,3 +116,6 @@ pub(crate) const RELOAD_PROBLEMS_SHOWN: usize = 100;
 pub(crate) const PAUSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Local responses in place of local responses, within one exchange: one a filter would do, more is a loop.
 pub(crate) const LOCAL_RESPONSES_MAX: usize = 64;
+/// How long `portcullis test` waits for timers while a control holds a request: far longer than controls' timers that answer for something, and
+/// short enough for someone who looks on.
+pub(crate) const HELD_MAX: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    abi::{Callback, Callbacks},
+    abi::{Callback, Callbacks, Status},
     body::Body,
     embedder::StreamToken,
     exchange::{Direction, Exchange},
@@ -249,6 +249,16 @@ impl HttpStream {
     /// The embedder's name for it.
     pub fn token(&self) -> StreamToken {
         self.cell.token
+    }
+
+    /// Leaves a property for the filters of this exchange, as one before them would with `proxy_set_property`.
+    ///
+    /// # Errors
+    ///
+    /// `INTERNAL_FAILURE` above the bound on an exchange's properties.
+    pub fn set_property(&mut self, path: &[u8], value: &[u8]) -> Result<(), Status> {
+        let mut properties = self.cell.properties.borrow_mut();
+        properties.set(path, value, false)
     }
 
     /// Shows the request's headers; `end_of_stream` when neither body nor trailers follow.

@@ -170,6 +170,7 @@ impl Explain {
             }),
             certificate,
             source: self.source,
+            properties: Vec::new(),
             upstream: UpstreamAnswer {
                 status: self.status,
                 headers: self.response_headers.into_iter().collect(),

@@ -2,13 +2,16 @@
 //! the code that `serve` runs, and each filter's part written down.
 //!
 //! What cannot happen here is said, never passed over: callouts are not made (unless an answer to them is given beforehand), and whoever waits for one
-//! holds the request; timers run once, as in a proxy that has just started; counters and shared data are empty.
+//! holds the request; timers run once, as in a proxy that has just started; counters and shared data are empty. A control's cases run in the same way
+//! ([`Stage::ask`]), exchange after exchange, and there timers run as time passes.
 
 mod connection;
 mod explanation;
+mod prepared;
 mod rehearsal;
 mod report;
 mod run;
+mod stage;
 mod text;
 
 use std::net::SocketAddr;
@@ -18,7 +21,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version}
 use portcullis_runtime::{ModuleCache, Runtime, TlsVersion};
 use rustls::pki_types::CertificateDer;
 
-pub(crate) use explanation::Explanation;
+pub(crate) use explanation::{Explanation, Outcome};
+pub(crate) use prepared::{Answers, Prepared};
+pub(crate) use rehearsal::Time;
+pub(crate) use stage::Stage;
+
+use run::Traffic;
 
 use crate::modules::Modules;
 use crate::policy::{Policy, PolicyErrors};
@@ -44,6 +52,8 @@ pub(crate) struct Question {
     pub(crate) certificate: Option<CertificateDer<'static>>,
     /// Who asks.
     pub(crate) source: SocketAddr,
+    /// What an earlier filter left, each under its one segment.
+    pub(crate) properties: Vec<(String, String)>,
     /// What the upstream answers.
     pub(crate) upstream: UpstreamAnswer,
     /// What clusters answer to plugins.
@@ -121,5 +131,40 @@ pub(crate) fn explain(
             return Ok(explanation);
         }
     };
-    run::Run::start(policy, &modules, question, explanation, connection)?.ask()
+    let answers = question.callouts.iter();
+    let answers = answers.map(|(cluster, answer)| Prepared {
+        cluster: cluster.clone(),
+        path: None,
+        answer: answer.clone(),
+    });
+    let stage = Stage::start(
+        policy,
+        &modules,
+        Answers::new(answers.collect()),
+        Time::Stands,
+    )
+    .map_err(ExplainError::Policy)?;
+    stage.settle();
+    explanation.start = stage.started();
+    let (explanation, _) = run::Run::new(&stage, question, explanation, connection).ask();
+    Ok(explanation)
+}
+
+impl Stage<'_> {
+    /// Sends one request through plugins that stand already.
+    ///
+    /// # Errors
+    ///
+    /// The question names what the policy does not have.
+    pub(crate) fn ask(&self, question: &Question) -> Result<(Explanation, Traffic), ExplainError> {
+        let listener = connection::listener(self.policy, question)?;
+        let mut explanation = Explanation::new(question, listener);
+        match connection::open(listener, question)? {
+            Ok(connection) => Ok(run::Run::new(self, question, explanation, connection).ask()),
+            Err(reason) => {
+                explanation.outcome = explanation::Outcome::NoRequest { reason };
+                Ok((explanation, Traffic::default()))
+            }
+        }
+    }
 }

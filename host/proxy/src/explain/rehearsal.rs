@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header;
@@ -16,8 +16,34 @@ use portcullis_runtime::{
 
 use super::UpstreamAnswer;
 use super::explanation::Said;
+use super::prepared::Answers;
 use crate::canary::Offline;
 use crate::embedder::{log_level, one_line};
+use crate::limits::{CALLOUTS_MAX, HELD_MAX};
+
+/// Whether time passes while a request is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// Timers run when they are told to.
+    Stands,
+    /// As long as an exchange may be held, real time is waited for.
+    Passes,
+}
+
+/// A timer of a plugin.
+struct Timer {
+    plugin: PluginId,
+    period: Duration,
+    due: Instant,
+}
+
+/// A callout that can be answered.
+struct Call {
+    plugin: PluginId,
+    id: CalloutId,
+    cluster: String,
+    path: Bytes,
+}
 
 /// An embedder that writes down what plugins ask of it.
 pub(super) struct Rehearsal {
@@ -26,27 +52,35 @@ pub(super) struct Rehearsal {
     /// Names of plugins, by their ids.
     names: Vec<String>,
     plugins: RefCell<HashMap<PluginId, Weak<Plugin>>>,
-    answers: Vec<(String, UpstreamAnswer)>,
+    answers: RefCell<Answers>,
     said: RefCell<HashMap<String, Said>>,
     /// HTTP calls that can be answered, and whether any was asked for that cannot.
-    answerable: RefCell<Vec<(PluginId, CalloutId, String)>>,
+    answerable: RefCell<Vec<Call>>,
     unanswered: RefCell<HashMap<String, String>>,
-    ticking: RefCell<Vec<PluginId>>,
+    /// Calls answered since an exchange began: a plugin that calls again at each answer must come to an end.
+    delivered: Cell<usize>,
+    timers: RefCell<Vec<Timer>>,
+    time: Time,
+    /// Until when an exchange may be held.
+    held_until: Cell<Instant>,
     woken: Cell<bool>,
 }
 
 impl Rehearsal {
-    pub(super) fn new(names: Vec<String>, answers: Vec<(String, UpstreamAnswer)>) -> Rc<Self> {
+    pub(super) fn new(names: Vec<String>, answers: Answers, time: Time) -> Rc<Self> {
         Rc::new(Self {
             offline: Offline::new(),
             log_level: log_level(),
             names,
             plugins: RefCell::default(),
-            answers,
+            answers: RefCell::new(answers),
             said: RefCell::default(),
             answerable: RefCell::default(),
             unanswered: RefCell::default(),
-            ticking: RefCell::default(),
+            delivered: Cell::new(0),
+            timers: RefCell::default(),
+            time,
+            held_until: Cell::new(Instant::now()),
             woken: Cell::new(false),
         })
     }
@@ -68,9 +102,48 @@ impl Rehearsal {
 
     /// Runs the timer of every plugin that has one, once.
     pub(super) fn tick(&self) {
-        let ticking: Vec<_> = self.ticking.borrow().clone();
-        for id in ticking {
-            if let Some(plugin) = self.plugin(id) {
+        let ticking: Vec<_> = self.timers.borrow().iter().map(|it| it.plugin).collect();
+        self.tick_all(&ticking);
+    }
+
+    /// An exchange begins: timers that have fallen due run before it.
+    pub(super) fn begin(&self) {
+        let now = Instant::now();
+        self.held_until.set(now + HELD_MAX);
+        self.delivered.set(0);
+        if self.time == Time::Passes {
+            self.tick_due(now);
+        }
+    }
+
+    /// Waits for the next timer, if time passes and it falls due soon enough; whether one was run.
+    pub(super) fn pass(&self) -> bool {
+        if self.time == Time::Stands {
+            return false;
+        }
+        let next = self.timers.borrow().iter().map(|it| it.due).min();
+        let Some(due) = next.filter(|due| *due <= self.held_until.get()) else {
+            return false;
+        };
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        self.tick_due(Instant::now().max(due));
+        true
+    }
+
+    fn tick_due(&self, now: Instant) {
+        let mut due = Vec::new();
+        for timer in self.timers.borrow_mut().iter_mut() {
+            if timer.due <= now {
+                timer.due = now + timer.period;
+                due.push(timer.plugin);
+            }
+        }
+        self.tick_all(&due);
+    }
+
+    fn tick_all(&self, plugins: &[PluginId]) {
+        for id in plugins {
+            if let Some(plugin) = self.plugin(*id) {
                 plugin.on_tick();
             }
         }
@@ -78,11 +151,15 @@ impl Rehearsal {
 
     /// Answers the callouts that can be; whether there was any.
     pub(super) fn deliver(&self) -> bool {
+        if self.delivered.get() > CALLOUTS_MAX {
+            return false;
+        }
         let calls = self.answerable.take();
-        for (id, call, cluster) in &calls {
-            let answer = self.answers.iter().find(|(name, _)| name == cluster);
-            if let (Some(plugin), Some((_, answer))) = (self.plugin(*id), answer) {
-                plugin.on_http_call_response(*call, response(answer));
+        self.delivered.set(self.delivered.get() + calls.len());
+        for call in &calls {
+            let answer = self.answers.borrow_mut().take(&call.cluster, &call.path);
+            if let Some(plugin) = self.plugin(call.plugin) {
+                plugin.on_http_call_response(call.id, response(&answer));
             }
         }
         !calls.is_empty()
@@ -106,9 +183,9 @@ impl Rehearsal {
     fn note_callout(&self, id: PluginId, what: String, answered: bool) {
         let name = self.name(id);
         let shown = if answered {
-            format!("{what} (answered as --callout says)")
+            format!("{what} (answered as was said beforehand)")
         } else {
-            format!("{what} (not made: explain calls nobody)")
+            format!("{what} (not made: nobody is called here)")
         };
         let mut said = self.said.borrow_mut();
         said.entry(name.clone()).or_default().callouts.push(shown);
@@ -168,10 +245,14 @@ impl Embedder for Rehearsal {
     }
 
     fn set_tick_period(&self, plugin: PluginId, period: Option<Duration>) {
-        let mut ticking = self.ticking.borrow_mut();
-        ticking.retain(|id| *id != plugin);
-        if period.is_some() {
-            ticking.push(plugin);
+        let mut timers = self.timers.borrow_mut();
+        timers.retain(|timer| timer.plugin != plugin);
+        if let Some(period) = period {
+            timers.push(Timer {
+                plugin,
+                period,
+                due: Instant::now() + period,
+            });
         }
     }
 
@@ -192,11 +273,17 @@ impl Embedder for Rehearsal {
             text(b":authority"),
             text(b":path")
         );
-        let answered = self.answers.iter().any(|(name, _)| *name == call.cluster);
+        let answered = self.answers.borrow().has(&call.cluster);
         self.note_callout(plugin, what, answered);
         if answered {
-            let mut answerable = self.answerable.borrow_mut();
-            answerable.push((plugin, id, call.cluster));
+            let path = call.headers.get(b":path").unwrap_or_default();
+            let path = Bytes::copy_from_slice(path);
+            self.answerable.borrow_mut().push(Call {
+                plugin,
+                id,
+                cluster: call.cluster,
+                path,
+            });
         }
         Ok(())
     }
@@ -239,12 +326,12 @@ impl Embedder for Rehearsal {
 
     fn cancel_call(&self, plugin: PluginId, id: CalloutId) {
         let mut answerable = self.answerable.borrow_mut();
-        answerable.retain(|(owner, call, _)| (*owner, *call) != (plugin, id));
+        answerable.retain(|call| (call.plugin, call.id) != (plugin, id));
     }
 
     fn cancel_calls(&self, plugin: PluginId) {
         let mut answerable = self.answerable.borrow_mut();
-        answerable.retain(|(owner, _, _)| *owner != plugin);
+        answerable.retain(|call| call.plugin != plugin);
     }
 
     fn wake(&self, _: StreamToken) {

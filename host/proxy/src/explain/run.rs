@@ -5,28 +5,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use portcullis_runtime::{
-    Callback, Chain, Direction, Embedder as _, Exchange, HttpStream, Plugin, PluginId, Progress,
-    Protocol, RouteInfo, StreamInfo, StreamToken,
+    Callback, Chain, Direction, Embedder as _, Exchange, HttpStream, Progress, Protocol, RouteInfo,
+    StreamInfo, StreamToken,
 };
 
 use super::connection::Opened;
-use super::explanation::{Decision, Explanation, Outcome, Sent, Started};
+use super::explanation::{Decision, Explanation, Outcome, Sent};
 use super::rehearsal::Rehearsal;
 use super::report::{self, Phase, Seen, Shown, Watch};
-use super::{ExplainError, Question, UpstreamAnswer};
-use crate::canary;
+use super::stage::Stage;
+use super::{Question, UpstreamAnswer};
 use crate::fields::{HttpFields, Pseudo};
 use crate::forward::request_in;
 use crate::forwarded;
 use crate::head::{host_of, read_head};
 use crate::limits::{LOCAL_RESPONSES_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
 use crate::local::Problem;
-use crate::modules::Modules;
-use crate::policy::{FilterInstance, Policy, PolicyErrors, Route};
+use crate::policy::{FilterInstance, Policy, Route};
 use crate::reroute;
 
 /// How a phase ended.
@@ -37,95 +36,61 @@ enum Settled {
     Held,
 }
 
+/// What went over the wire, as bytes: for those who compare.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// What the client got; nothing where the request was held or reset.
+    pub(crate) answer: Option<Response<Bytes>>,
+    /// What the upstream got.
+    pub(crate) upstream: Option<Request<Bytes>>,
+}
+
 /// A question on its way through a policy.
 pub(super) struct Run<'q> {
+    stage: &'q Stage<'q>,
     policy: &'q Policy,
     question: &'q Question,
     explanation: Explanation,
+    traffic: Traffic,
     connection: Opened,
     shown: Shown,
     rehearsal: Rc<Rehearsal>,
-    /// By the index of their instance; TCP filters have no part in this.
-    plugins: Vec<Option<Rc<Plugin>>>,
     seen: Rc<RefCell<Vec<Seen>>>,
     phases: Vec<Phase>,
     id: HeaderValue,
 }
 
 impl<'q> Run<'q> {
-    /// Starts every plugin of the policy that sees HTTP.
-    pub(super) fn start(
-        policy: &'q Policy,
-        modules: &Modules,
+    pub(super) fn new(
+        stage: &'q Stage<'q>,
         question: &'q Question,
         explanation: Explanation,
         connection: Opened,
-    ) -> Result<Self, ExplainError> {
-        let names = policy.instances.iter().map(|it| it.name.clone()).collect();
-        let rehearsal = Rehearsal::new(names, question.callouts.clone());
-        let shared = Arc::default();
-        let mut plugins: Vec<Option<Rc<Plugin>>> = Vec::new();
-        let mut problems = Vec::new();
-        for instance in &policy.instances {
-            let module = modules.of(&instance.filter);
-            let Some(module) = module.filter(|_| !instance.filter.is_tcp) else {
-                plugins.push(None);
-                continue;
-            };
-            let (id, spec) = (PluginId(instance.index), Arc::new(instance.spec()));
-            let mut started = plugins.iter().flatten();
-            let started = match started.find(|plugin| plugin.may_share(module, &spec)) {
-                Some(neighbour) => Plugin::start_beside(neighbour, id, spec),
-                None => {
-                    let (module, shared) = (Arc::clone(module), Arc::clone(&shared));
-                    let embedder = Rc::clone(&rehearsal);
-                    Plugin::start(id, module, spec, shared, embedder)
-                }
-            };
-            match started {
-                Ok(plugin) => {
-                    rehearsal.register(&plugin);
-                    plugins.push(Some(plugin));
-                }
-                Err(error) => {
-                    problems.extend(canary::start_problems(instance, &error));
-                    plugins.push(None);
-                }
-            }
-        }
-        if !problems.is_empty() {
-            return Err(ExplainError::Policy(PolicyErrors(problems)));
-        }
-        Ok(Self {
-            policy,
+    ) -> Self {
+        Self {
+            stage,
+            policy: stage.policy,
             question,
             explanation,
+            traffic: Traffic::default(),
             connection,
             shown: Shown {
                 credentials: question.credentials,
             },
-            rehearsal,
-            plugins,
+            rehearsal: Rc::clone(&stage.rehearsal),
             seen: Rc::default(),
             phases: Vec::new(),
             id: forwarded::request_id(),
-        })
+        }
     }
 
     /// Sends the request through.
-    pub(super) fn ask(mut self) -> Result<Explanation, ExplainError> {
-        self.rehearsal.tick();
+    pub(super) fn ask(mut self) -> (Explanation, Traffic) {
+        self.rehearsal.begin();
         while self.rehearsal.deliver() {}
-        for instance in &self.policy.instances {
-            let said = self.rehearsal.take_said(&instance.name);
-            if !said.is_nothing() {
-                let filter = instance.name.clone();
-                self.explanation.start.push(Started { filter, said });
-            }
-        }
         if let Some(reason) = self.refused_by_parser() {
             self.explanation.outcome = Outcome::NoRequest { reason };
-            return Ok(self.explanation);
+            return (self.explanation, self.traffic);
         }
         let parts = self.parts();
         let (scheme, source) = (self.connection.scheme, self.question.source);
@@ -136,7 +101,7 @@ impl<'q> Run<'q> {
             && forwarded::is_websocket(&parts.headers);
         let mut fields = match read_head(parts, scheme, source) {
             Ok(fields) => fields,
-            Err(problem) => return Ok(self.refuse(&problem)),
+            Err(problem) => return self.refuse(&problem),
         };
         let (host, path) = match &fields.pseudo {
             Pseudo::Request {
@@ -147,10 +112,10 @@ impl<'q> Run<'q> {
         let policy = self.policy;
         let route = policy.table.find(&host, &path);
         let (chain, owned) = match route {
-            Some(route) => (route.chain.clone(), self.owned_elsewhere(route)),
+            Some(route) => (route.chain.clone(), self.stage.owned_elsewhere(route)),
             None => (policy.unrouted_chain(), Vec::new()),
         };
-        let filters = self.chain(&chain);
+        let filters = self.stage.chain(&chain);
         let reads = |callbacks: &[Callback]| self.reads(&filters, callbacks);
         let upgrade = websocket
             && !reads(&[Callback::RequestBody, Callback::RequestTrailers])
@@ -164,7 +129,7 @@ impl<'q> Run<'q> {
             self.explanation.notes.push(why);
         }
         self.explanation.outcome = self.pass(&chain, &filters, fields, route);
-        Ok(self.finish(&chain, &filters))
+        self.finish(&chain, &filters)
     }
 
     /// What hyper refuses before there is a request.
@@ -213,9 +178,9 @@ impl<'q> Run<'q> {
     }
 
     /// A request that cannot be routed: what puts headers on answers sees an empty GET in its place.
-    fn refuse(mut self, problem: &Problem) -> Explanation {
+    fn refuse(mut self, problem: &Problem) -> (Explanation, Traffic) {
         let chain = self.policy.refused_chain();
-        let filters = self.chain(&chain);
+        let filters = self.stage.chain(&chain);
         let pseudo = Pseudo::Request {
             method: Method::GET,
             scheme: self.connection.scheme,
@@ -327,6 +292,7 @@ impl<'q> Run<'q> {
             headers: self.shown.list(request.headers()),
             body: report::text(&body),
         });
+        self.traffic.upstream = Some(request.map(|()| body));
         self.relay(http, filters)
     }
 
@@ -352,7 +318,7 @@ impl<'q> Run<'q> {
             "a filter had the route chosen anew: {path} of {host} leads to `{}`",
             route.name
         ));
-        let chain = self.chain(&route.chain);
+        let chain = self.stage.chain(&route.chain);
         if let Some(plugin) = reroute::passed_by(filters, &chain) {
             self.explanation.notes.push(format!(
                 "filter `{}` on it was not passed, so the request is refused",
@@ -369,10 +335,13 @@ impl<'q> Run<'q> {
         let UpstreamAnswer {
             status,
             mut headers,
-            body,
+            mut body,
         } = self.question.upstream.clone();
         if !headers.contains_key(header::CONTENT_LENGTH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
+        if self.question.method == Method::HEAD {
+            body = Bytes::new();
         }
         forwarded::remove_hop_by_hop(&mut headers, false);
         headers.remove(header::TE);
@@ -476,12 +445,16 @@ impl<'q> Run<'q> {
     }
 
     fn answered(
-        &self,
+        &mut self,
         by: String,
         status: StatusCode,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Outcome {
+        let mut answer = Response::new(body.clone());
+        *answer.status_mut() = status;
+        answer.headers_mut().clone_from(headers);
+        self.traffic.answer = Some(answer);
         Outcome::Answer {
             by,
             status: status.as_u16(),
@@ -512,7 +485,7 @@ impl<'q> Run<'q> {
             }
             let before = report::snapshot_of(http, direction);
             let woken = self.rehearsal.take_woken();
-            if !self.rehearsal.deliver() && !woken {
+            if !self.rehearsal.deliver() && !woken && !self.rehearsal.pass() {
                 return Settled::Held;
             }
             let changes = self
@@ -547,27 +520,12 @@ impl<'q> Run<'q> {
         let mut http = HttpStream::new(filters, exchange, StreamToken(0));
         let names = chain.iter().map(|it| it.name.clone()).collect();
         let (seen, rehearsal) = (Rc::clone(&self.seen), Rc::clone(&self.rehearsal));
+        for (name, value) in &self.question.properties {
+            // One that does not fit is not there: what reads it says so.
+            let _ = http.set_property(name.as_bytes(), value.as_bytes());
+        }
         http.observe(Box::new(Watch::new(names, seen, rehearsal, self.shown)));
         http
-    }
-
-    fn chain(&self, instances: &[Arc<FilterInstance>]) -> Chain {
-        let of = |instance: &Arc<FilterInstance>| self.plugin(instance);
-        Chain::new(instances.iter().filter_map(of).collect())
-    }
-
-    fn plugin(&self, instance: &FilterInstance) -> Option<Rc<Plugin>> {
-        let index = usize::try_from(instance.index).ok()?;
-        self.plugins.get(index).cloned().flatten()
-    }
-
-    fn owned_elsewhere(&self, route: &Route) -> Vec<HeaderName> {
-        let off = self.policy.off_on(route);
-        let owned = off.filter_map(|instance| self.plugin(instance));
-        owned
-            .flat_map(|plugin| plugin.owned_request_headers())
-            .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-            .collect()
     }
 
     fn reads(&self, filters: &Chain, callbacks: &[Callback]) -> bool {
@@ -603,7 +561,7 @@ impl<'q> Run<'q> {
         }
     }
 
-    fn finish(mut self, chain: &[Arc<FilterInstance>], filters: &Chain) -> Explanation {
+    fn finish(mut self, chain: &[Arc<FilterInstance>], filters: &Chain) -> (Explanation, Traffic) {
         let seen = self.seen.take();
         self.explanation.steps = report::steps(chain, filters, &self.phases, seen);
         for (index, instance) in chain.iter().enumerate() {
@@ -613,9 +571,6 @@ impl<'q> Run<'q> {
                 self.explanation.steps.push(step);
             }
         }
-        for plugin in self.plugins.iter().flatten() {
-            plugin.shut_down();
-        }
-        self.explanation
+        (self.explanation, self.traffic)
     }
 }
