@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use crate::places::{ANY_PORT, in_both};
 use crate::served;
 
-const NAME: &str = "body-gate";
+pub(crate) const NAME: &str = "body-gate";
 
 /// Where the crate stands. Cargo knows crates by their paths, so the path is the same in each run; the crate is written anew only where
 /// `portcullis new` makes something else, or cargo would build it each time.
-fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let place = build_folder()?.join("tests-control");
     fs::create_dir_all(&place)?;
     // Tests run beside each other, and runs of them too.
@@ -65,7 +65,7 @@ fn files(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
 }
 
 /// What a command that must succeed prints.
-fn told(command: &mut Command) -> Result<String> {
+pub(crate) fn told(command: &mut Command) -> Result<String> {
     let output = ended(command)?;
     ensure!(
         output.status.success(),
@@ -77,7 +77,7 @@ fn told(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn ended(command: &mut Command) -> Result<Output> {
+pub(crate) fn ended(command: &mut Command) -> Result<Output> {
     // The tests' own cargo has set these for the workspace.
     for name in ["CARGO", "CARGO_MANIFEST_DIR", "RUSTFLAGS", "RUSTC_WRAPPER"] {
         command.env_remove(name);

@@ -41,6 +41,7 @@ mod served;
 mod set_properties;
 mod tcp;
 mod tidy;
+mod trial;
 mod unread;
 mod whole;
 mod wycheproof;

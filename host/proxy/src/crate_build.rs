@@ -1,4 +1,4 @@
-//! A control's crate, built into a module that can ship: what `portcullis build` does.
+//! A control's crate, built into a module that can ship: what `portcullis build` does, and `portcullis test` first.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -32,7 +32,7 @@ const SDK: &str = "portcullis-sdk";
 #[non_exhaustive]
 pub(crate) enum CrateError {
     #[error(
-        "no Cargo.toml in {0}: `portcullis build` runs in a control's folder, or --dir names it; `portcullis new NAME` makes one"
+        "no Cargo.toml in {0}: `portcullis build` and `portcullis test` run in a control's folder, or --dir names it; `portcullis new NAME` makes one"
     )]
     NoManifest(PathBuf),
     #[error("cannot run cargo: {0}; Rust comes with https://rustup.rs")]

@@ -53,6 +53,7 @@ mod stats;
 mod stream;
 mod tcp;
 mod tls;
+mod trial;
 mod upstream;
 mod worker;
 mod written;

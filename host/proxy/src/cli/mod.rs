@@ -18,6 +18,7 @@ mod output;
 mod plugins;
 mod schema;
 mod serve;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ const FIRST_STEPS: &str = "First steps:
 A control of your own:
   portcullis new my-control                   a crate that builds and passes, with the SDK in it
   cd my-control && cargo test                 its cases, natively
+  portcullis test                             builds it, and runs its cases in Wasm
   portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host
   portcullis inspect FILE                     what a module is, needs and can be configured with";
 
@@ -84,6 +86,7 @@ enum Command {
     Export(Export),
     New(new::New),
     Build(build::Build),
+    Test(test::Test),
     Inspect(inspect::Inspect),
     Plugins(Plugins),
     Completions(completions::Completions),
@@ -132,6 +135,7 @@ pub fn run() -> ExitCode {
         }) => command.run(),
         Command::New(command) => command.run(),
         Command::Build(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };

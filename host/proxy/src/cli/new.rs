@@ -16,7 +16,7 @@ use crate::template::{self, Name, Sdk, SdkError};
 /// Exit codes: 0 made; 1 the folder is not empty or cannot be written; 2 wrong usage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  portcullis new body-gate && cd body-gate && cargo test && portcullis build
+  portcullis new body-gate && cd body-gate && cargo test && portcullis test
   portcullis new body-gate --dir controls/body-gate --sdk ../portcullis/sdk")]
 pub(super) struct New {
     /// The control's name: lower-case letters, digits and -, as in body-gate
@@ -49,7 +49,7 @@ impl New {
         let folder = folder.display();
         print(&format!(
             "made {folder}: begin with src/lib.rs and cases.yaml\n\n  \
-             cd {folder}\n  cargo test          # its cases, natively\n  portcullis build    # target/portcullis/{}.wasm\n",
+             cd {folder}\n  cargo test          # its cases, natively\n  portcullis test     # the same in Wasm\n  portcullis build    # target/portcullis/{}.wasm\n",
             name.package()
         ))?;
         Ok(ExitCode::SUCCESS)

@@ -1,0 +1,102 @@
+//! `portcullis test`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::output::{Format, note, print, print_json};
+use crate::crate_build::{Crate, CrateError};
+use crate::trial::Trial;
+
+/// Runs a control's cases on its Wasm module
+///
+/// Builds the control as `portcullis build` does, and runs every case of cases.yaml whose `places` include `host` on the module in this host: the plugin
+/// is the real one, its VM too, and the request is made canonical as `serve` does it. No port is bound for that and nothing is called: the case says
+/// what the client sends and what the upstream and other clusters answer. Each case has a plugin of its own.
+///
+/// A case that does not hold is shown as a diff of its first wrong exchange: - is what was expected, + what came (status, headers, body, what the
+/// upstream saw), under it what the plugin logged from the level that --log says.
+///
+/// With --envoy the cases whose `places` include `envoy` also run in that Envoy (1.40 is what is tried), with what `portcullis export envoy` writes, over
+/// ports of loopback that the system chooses: one Envoy for all cases.
+///
+/// What cannot be run is listed with its reason: cases of other places, values that only the crate's own tests can make (`check_with`), TLS below
+/// 1.2, and requests that only raw bytes can say; in Envoy also `properties` that an earlier filter would leave. Timers run in real time while a
+/// control holds a request, here for 5 s at most.
+///
+/// Exit codes: 0 all that were run hold; 1 some do not, none was run, or the control does not build; 2 wrong usage.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  portcullis test
+  portcullis test --envoy ~/bin/envoy-1.40
+  portcullis test --dir controls/body-gate --case 'is refused' --log debug
+  portcullis test --module body-gate.wasm --cases cases.yaml --format json | jq '.results[] | select(.verdict == \"fails\")'")]
+pub(super) struct Test {
+    /// The folder with the control's Cargo.toml and cases.yaml
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+
+    /// A module that is built already: nothing is built
+    #[arg(long, value_name = "FILE.wasm", conflicts_with_all = ["features", "offline"])]
+    module: Option<PathBuf>,
+
+    /// The cases; cases.yaml in DIR if absent
+    #[arg(long, value_name = "FILE")]
+    cases: Option<PathBuf>,
+
+    /// Only cases with this in their name
+    #[arg(long, value_name = "SUBSTRING")]
+    case: Option<String>,
+
+    /// Run them in Envoy, too: the program, `envoy` from the PATH if it is left out
+    #[arg(long, value_name = "PROGRAM", num_args = 0..=1, default_missing_value = "envoy")]
+    envoy: Option<PathBuf>,
+
+    /// Features of the crate to build with, separated by commas
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+    features: Vec<String>,
+
+    /// Ask no registry: the crates that it uses are there
+    #[arg(long)]
+    offline: bool,
+
+    /// How it is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+impl Test {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let module = match self.module {
+            Some(module) => module,
+            None => {
+                let built = Crate::open(&self.dir, self.offline)
+                    .and_then(|control| control.build(&self.features, self.offline));
+                match built {
+                    Ok((path, _)) => path,
+                    // Cargo has said why.
+                    Err(CrateError::Cargo) => return Ok(ExitCode::FAILURE),
+                    Err(error) => {
+                        note(&format!("error: {error}"));
+                        return Ok(ExitCode::FAILURE);
+                    }
+                }
+            }
+        };
+        let cases = self.cases.unwrap_or_else(|| self.dir.join("cases.yaml"));
+        let trial = Trial {
+            module: &module,
+            cases: &cases,
+            named: self.case.as_deref(),
+            envoy: self.envoy.as_deref(),
+        };
+        let report = trial.run()?;
+        match self.format {
+            Format::Text => print(&report.to_string())?,
+            Format::Json => print_json(&report)?,
+        }
+        Ok(match report.all_hold() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}

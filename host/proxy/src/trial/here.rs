@@ -1,0 +1,110 @@
+//! Cases in this host, in process and without a socket.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use portcullis_cases::{Case, Place};
+use portcullis_runtime::Runtime;
+
+use super::exchange::{Miss, Tried, compare, outcome};
+use super::question::{answers, questions};
+use super::report::Verdict;
+use super::scene::{self, Certificate, Control, Surroundings};
+use crate::explain::{Answers, Explanation, Outcome, Question, Stage, Time};
+use crate::module_cache::DiskCache;
+use crate::modules::Modules;
+use crate::policy::{Policy, PolicyErrors};
+use crate::serve;
+
+/// This host, with the control's module in it.
+pub(super) struct Here<'t> {
+    control: &'t Control,
+    certificate: &'t Certificate,
+    runtime: Arc<Runtime>,
+    cache: DiskCache,
+    /// Of the case before: the module is compiled and linked once.
+    modules: Modules,
+}
+
+impl<'t> Here<'t> {
+    pub(super) fn new(control: &'t Control, certificate: &'t Certificate) -> anyhow::Result<Self> {
+        Ok(Self {
+            control,
+            certificate,
+            runtime: serve::runtime()?,
+            cache: DiskCache::of_user(),
+            modules: Modules::default(),
+        })
+    }
+
+    /// Runs one case, with a fresh plugin.
+    pub(super) fn run(&mut self, case: &Case) -> Verdict {
+        if !case.places.contains(&Place::Host) {
+            return Miss::NotRun(case.because.clone().unwrap_or_default()).into();
+        }
+        self.exchanges(case).unwrap_or_else(Verdict::from)
+    }
+
+    fn exchanges(&mut self, case: &Case) -> Result<Verdict, Miss> {
+        let answers = Answers::new(answers(case)?);
+        let questions = questions(case)?;
+        let nowhere = Surroundings::nowhere(case);
+        let text = scene::policy(case, self.control, self.certificate, &nowhere).to_string();
+        let policy = Policy::parse(Path::new("policy"), self.certificate.folder(), &text);
+        let policy = policy.map_err(|PolicyErrors(problems)| Miss::refused(&problems))?;
+        let earlier = std::mem::take(&mut self.modules);
+        let (modules, problems) = Modules::load(&policy, &self.runtime, &self.cache, &earlier);
+        if !problems.is_empty() {
+            return Err(Miss::refused(&problems));
+        }
+        let stage = Stage::start(&policy, &modules, answers, Time::Passes);
+        self.modules = modules;
+        let stage = stage.map_err(|PolicyErrors(problems)| Miss::refused(&problems))?;
+        let mut log = Vec::new();
+        for started in stage.started() {
+            log.extend(started.said.log);
+            log.extend(started.said.callouts);
+        }
+        Ok(compare(case, log, |index| match questions.get(index) {
+            Some(question) => exchange(&stage, question),
+            None => Tried {
+                outcome: Err(Miss::NotRun("it has no such step".into())),
+                log: Vec::new(),
+            },
+        }))
+    }
+}
+
+fn exchange(stage: &Stage<'_>, question: &Question) -> Tried {
+    let (explanation, traffic) = match stage.ask(question) {
+        Ok(told) => told,
+        Err(error) => {
+            return Tried {
+                outcome: Err(Miss::Failed(error.to_string())),
+                log: Vec::new(),
+            };
+        }
+    };
+    let outcome = match &explanation.outcome {
+        Outcome::Answer { .. } | Outcome::Reset { .. } => {
+            Ok(outcome(traffic.answer, traffic.upstream))
+        }
+        Outcome::Held { waits_for, .. } => Err(Miss::Failed(format!(
+            "the request is held, and nothing releases it: it waits for {waits_for}"
+        ))),
+        Outcome::NoRequest { reason } => Err(Miss::NotRun(format!(
+            "only a socket shows what becomes of it: {reason}"
+        ))),
+    };
+    Tried {
+        outcome,
+        log: said(explanation),
+    }
+}
+
+/// What the plugin logged and called, in order.
+fn said(explanation: Explanation) -> Vec<String> {
+    let said = explanation.steps.into_iter().map(|step| step.said);
+    said.flat_map(|said| said.log.into_iter().chain(said.callouts))
+        .collect()
+}
