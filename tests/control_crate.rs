@@ -325,6 +325,7 @@ fn builtin_controls_need_what_they_say() -> Result<()> {
                             "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
                         }]}},
                     ]}),
+                    "policy" => json!({"controls": [{"control": "security-headers"}]}),
                     _ => json!({}),
                 },
             }],

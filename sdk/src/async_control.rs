@@ -262,9 +262,15 @@ trait Tasks<C> {
 /// Memory for futures, used again and again.
 struct Pool<F, M> {
     make: M,
-    futures: Vec<(Pin<Box<Option<F>>>, Option<Rc<Signals>>)>,
+    futures: Vec<Task<F>>,
     free: Vec<usize>,
     spare: Option<Rc<Signals>>,
+}
+
+/// Room for one future; both are there, or neither.
+struct Task<F> {
+    future: Pin<Box<Option<F>>>,
+    signals: Option<Rc<Signals>>,
 }
 
 fn tasks_of<C, F, M>(make: M) -> Box<dyn Tasks<C>>
@@ -295,32 +301,37 @@ where
 
     fn start(&mut self, control: Rc<C>, request: AsyncRequest, signals: Rc<Signals>) -> usize {
         let task = self.free.pop().unwrap_or_else(|| {
-            self.futures.push((Box::pin(None), None));
+            self.futures.push(Task {
+                future: Box::pin(None),
+                signals: None,
+            });
             self.futures.len() - 1
         });
-        if let Some((future, of)) = self.futures.get_mut(task) {
-            future.as_mut().set(Some((self.make)(control, request)));
-            *of = Some(signals);
+        if let Some(room) = self.futures.get_mut(task) {
+            room.future
+                .as_mut()
+                .set(Some((self.make)(control, request)));
+            room.signals = Some(signals);
         }
         task
     }
 
     fn poll(&mut self, task: usize) -> Poll<Result<Decision, Error>> {
         let future = self.futures.get_mut(task);
-        match future.and_then(|(future, _)| future.as_mut().as_pin_mut()) {
+        match future.and_then(|task| task.future.as_mut().as_pin_mut()) {
             Some(future) => future.poll(&mut Context::from_waker(Waker::noop())),
             None => Poll::Pending,
         }
     }
 
     fn signals(&self, task: usize) -> Option<&Rc<Signals>> {
-        self.futures.get(task)?.1.as_ref()
+        self.futures.get(task)?.signals.as_ref()
     }
 
     fn free(&mut self, task: usize) {
-        if let Some((future, signals)) = self.futures.get_mut(task) {
-            future.as_mut().set(None);
-            self.spare = signals.take();
+        if let Some(room) = self.futures.get_mut(task) {
+            room.future.as_mut().set(None);
+            self.spare = room.signals.take();
             self.free.push(task);
         }
     }
@@ -329,16 +340,13 @@ where
         let is_due = |signals: &Signals| signals.alarm().is_some_and(|alarm| alarm <= now_ns);
         let tasks = self.futures.iter().zip(0..);
         tasks
-            .filter(|((_, signals), _)| signals.as_deref().is_some_and(is_due))
-            .map(|(_, task)| task)
+            .filter(|(task, _)| task.signals.as_deref().is_some_and(is_due))
+            .map(|(_, index)| index)
             .collect()
     }
 
     fn next_alarm(&self) -> Option<u64> {
-        let signals = self
-            .futures
-            .iter()
-            .filter_map(|(_, signals)| signals.as_ref());
+        let signals = self.futures.iter().filter_map(|task| task.signals.as_ref());
         signals.filter_map(|signals| signals.alarm()).min()
     }
 }

@@ -15,6 +15,9 @@ const WIDTH: usize = 120;
 ///
 /// The text is not YAML as policies are, or it would mean something else.
 pub(crate) fn lay_out(text: &str) -> Result<String, (u64, String)> {
+    if text.trim().is_empty() {
+        return Ok(text.to_owned());
+    }
     let before = Node::parse(text)?;
     let options = FormatOptions {
         layout: LayoutOptions {
@@ -86,6 +89,7 @@ mod tests {
         for (text, expected) in [
             ("a:   1\nb: [ 1,2 ]\n", "a: 1\nb: [1, 2]\n"),
             ("a: 1", "a: 1\n"),
+            ("", ""),
             ("a: 1   \n\n\n\nb: 2\n\n", "a: 1\n\nb: 2\n"),
             (
                 "# top\na:   # of a\n    - { b: 'x',c: \"y\" }   # of the item\n# end\n",

@@ -8,6 +8,7 @@ mod connection;
 mod explanation;
 mod rehearsal;
 mod report;
+mod response;
 mod run;
 mod text;
 
