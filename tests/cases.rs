@@ -150,13 +150,16 @@ fn run<T: Tested>(title: &str, cases: &[Case], isolations: &[&str], make: Make<'
     )
 }
 
+/// Runs a case natively; the error is a diff.
+type Native<'a> = &'a dyn Fn(&Case) -> Result<(), String>;
+
 /// Runs cases of a control and its module in every place; natively where that can be done here.
 fn run_module(
     (title, control, module): (&str, &str, String),
     cases: &[Case],
     isolations: &[&str],
     make: Make<'_>,
-    native: Option<&dyn Fn(&Case) -> Result<(), String>>,
+    native: Option<Native<'_>>,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let certificates = Certificates::make(folder.path())?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::client::Route;
 use portcullis_tests::http1::Request;

@@ -98,8 +98,8 @@ mod tests {
             ("z: 1\na: 2\n", "z: 1\na: 2\n"),
             ("a: \"1.3\"\nb: 1.30\n", "a: \"1.3\"\nb: 1.30\n"),
             (
-                "a: |\n    two  \n    lines\nb: >-\n  folded\n  text\n",
-                "a: |\n  two  \n  lines\nb: >-\n  folded\n  text\n",
+                "a: |\n    two\n    lines\nb: >-\n  folded\n  text\n",
+                "a: |\n  two\n  lines\nb: >-\n  folded\n  text\n",
             ),
             ("a: &x {b: 1}\nc: *x\n", "a: &x {b: 1}\nc: *x\n"),
         ] {
@@ -111,6 +111,13 @@ mod tests {
                 "twice: {text:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_would_lose_its_meaning_is_left_alone() {
+        // Blanks at the end of a line are part of a block of text, and pretty_yaml takes them away.
+        let (_, reason) = lay_out("a: |\n  two  \n  lines\n").expect_err("it lays this out");
+        assert!(reason.starts_with("left alone"), "{reason}");
     }
 
     #[test]
