@@ -15,6 +15,7 @@
 //! | `text` | not |
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::Path;
 
@@ -338,10 +339,10 @@ fn listed<'a>(help: &'a str, heading: &str) -> Vec<&'a str> {
 fn check_command(words: &[String], helps: &mut BTreeMap<Vec<String>, String>) -> Result<()> {
     let mut path: Vec<String> = Vec::new();
     loop {
-        if !helps.contains_key(&path) {
-            helps.insert(path.clone(), help(&path)?);
-        }
-        let text = helps.get(&path).context("no help")?;
+        let text: &str = match helps.entry(path.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(help(&path)?),
+        };
         let names = listed(text, "Commands:");
         if names.is_empty() {
             let options = listed(text, "Options:");
