@@ -4,6 +4,7 @@ mod ambiguous;
 mod bad_policy;
 mod bad_traffic;
 mod behaviour;
+mod book;
 mod capabilities;
 mod case_table;
 mod cases;

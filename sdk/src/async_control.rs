@@ -32,6 +32,44 @@ use crate::response::Response;
 /// A control that may wait before it decides about a request: for an HTTP call, the request's body, or time.
 ///
 /// Make it a module with `portcullis_sdk::export!(Async<MyControl>);` and test it as `Async<MyControl>`.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Step, no_make};
+///
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// /// Lets bodies pass that begin as a JSON object does, of at most a KiB.
+/// struct Objects;
+///
+/// impl AsyncControl for Objects {
+///     const METADATA: Metadata = Metadata::new("objects", "1.0.0", Callbacks::NONE).awaits_body();
+///     type Config = Config;
+///
+///     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self)
+///     }
+///
+///     async fn on_request(&self, request: AsyncRequest) -> Result<Decision, Error> {
+///         match request.body(1024).await? {
+///             Some(body) if body.starts_with(b"{") => Ok(Decision::Continue),
+///             _ => Ok(LocalResponse::refuse(400, "no_object", "Bad Request").into()),
+///         }
+///     }
+/// }
+///
+/// let mut harness = Harness::<Async<Objects>>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure("{}")?;
+/// let mut step = Step::default();
+/// step.request.method = "POST".into();
+/// step.request.body = "[]".into();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 400);
+/// step.request.body = "{}".into();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 200);
+/// # Ok::<(), String>(())
+/// ```
 pub trait AsyncControl: Sized + 'static {
     /// What the control is called and what it does. The callbacks that waiting needs are added by [`Async`]; list
     /// [`Callbacks::RESPONSE_HEADERS`] if the control implements that one. A control that awaits bodies says
