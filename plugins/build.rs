@@ -116,7 +116,7 @@ fn build(here: &Path, out: &Path, controls: &[String], schema: Schema) -> Result
         .join("modules");
     let cargo = env::var_os("CARGO").context("CARGO is not set")?;
     let mut cargo = toolchain::build(&cargo, workspace);
-    cargo.args(["--locked", "--profile", "module"]);
+    cargo.args(["--lib", "--locked", "--profile", "module"]);
     cargo
         .arg("--manifest-path")
         .arg(workspace.join("Cargo.toml"));

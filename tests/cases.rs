@@ -6,13 +6,12 @@
 //! starting Envoy takes seconds, so there the exports of all cases of a control are put into one configuration, side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use jwt_auth::JwtAuth;
 use portcullis_sdk::Control;
 use portcullis_sdk::testing::{
@@ -32,11 +31,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tls_policy::TlsPolicy;
 
+use crate::case_table::{Verdict, report as report_cases};
 use crate::envoy_batch::{beside, lowered};
+use crate::example;
 use crate::places::{ANY_PORT, Here, export};
 use crate::set_properties;
-
-const PLACES: [Place; 3] = [Place::Native, Place::Host, Place::Envoy];
 
 /// All controls in one module.
 type OneModule = Policy<policy::Controls>;
@@ -72,6 +71,19 @@ fn policy() -> Result<()> {
     )
 }
 
+/// The SDK's examples, as the linker leaves them; natively they run in its own tests.
+#[test]
+fn examples() -> Result<()> {
+    for example in ["smallest", "opa", "json_body"] {
+        let module = example::build("portcullis-sdk", example)?;
+        let cases = repository().join(format!("sdk/examples/{example}.yaml"));
+        let Cases { control, cases } = Cases::read(cases)?;
+        let module = (example, control.as_str(), module.display().to_string());
+        run_module(module, &cases, &["plugin", "request"], &no_make, None)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn no_control_is_left_out() -> Result<()> {
     let mut found = BTreeSet::new();
@@ -102,13 +114,6 @@ fn no_control_is_left_out() -> Result<()> {
     Ok(())
 }
 
-/// What came of a case in a place.
-enum Verdict {
-    Holds,
-    Fails(String),
-    LeftOut,
-}
-
 /// A control's cases with its own module, and with the one of all controls: the answers are the same.
 fn run_both<C: Control>(make: Make<'_>) -> Result<()> {
     let control = C::METADATA.name;
@@ -133,23 +138,46 @@ fn cases_of(control: &str) -> Result<Vec<Case>> {
     Ok(cases.cases)
 }
 
-/// Runs cases in every place; in our host with each `isolation`.
+/// Runs a built-in control's cases in every place; in our host with each `isolation`.
 fn run<T: Tested>(title: &str, cases: &[Case], isolations: &[&str], make: Make<'_>) -> Result<()> {
+    let module = format!("builtin:{}", T::NAME);
+    let native = |case: &Case| native::<T>(case, make);
+    run_module(
+        (title, T::NAME, module),
+        cases,
+        isolations,
+        make,
+        Some(&native),
+    )
+}
+
+/// Runs a case natively; the error is a diff.
+type Native<'a> = &'a dyn Fn(&Case) -> Result<(), String>;
+
+/// Runs cases of a control and its module in every place; natively where that can be done here.
+fn run_module(
+    (title, control, module): (&str, &str, String),
+    cases: &[Case],
+    isolations: &[&str],
+    make: Make<'_>,
+    native: Option<Native<'_>>,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let certificates = Certificates::make(folder.path())?;
     let run = Run {
-        control: T::NAME,
+        control,
+        module,
         make,
         certificates,
         folder,
     };
     let mut results: BTreeMap<(usize, Place), Verdict> = BTreeMap::new();
     for (index, case) in cases.iter().enumerate() {
-        let native = case
-            .places
-            .contains(&Place::Native)
-            .then(|| native::<T>(case, make));
-        results.insert((index, Place::Native), native.into());
+        let native = native.filter(|_| case.places.contains(&Place::Native));
+        results.insert(
+            (index, Place::Native),
+            native.map(|native| native(case)).into(),
+        );
         let host = case.places.contains(&Place::Host).then(|| {
             run.host(index, case, isolations)
                 .map_err(|error| format!("{error:#}"))
@@ -157,63 +185,7 @@ fn run<T: Tested>(title: &str, cases: &[Case], isolations: &[&str], make: Make<'
         results.insert((index, Place::Host), host.into());
     }
     run.envoy(cases, &mut results)?;
-    report(title, cases, &results)
-}
-
-impl From<Option<Result<(), String>>> for Verdict {
-    fn from(result: Option<Result<(), String>>) -> Self {
-        match result {
-            None => Self::LeftOut,
-            Some(Ok(())) => Self::Holds,
-            Some(Err(reason)) => Self::Fails(reason),
-        }
-    }
-}
-
-/// Prints the table; fails with the differences, if there are any.
-fn report(
-    control: &str,
-    cases: &[Case],
-    results: &BTreeMap<(usize, Place), Verdict>,
-) -> Result<()> {
-    let width = cases
-        .iter()
-        .map(|case| case.name.chars().count())
-        .max()
-        .unwrap_or_default()
-        + 2;
-    let mut table = format!("\n{control:<width$}  native  host  envoy\n");
-    let mut failures = String::new();
-    for (index, case) in cases.iter().enumerate() {
-        let mut marks = Vec::new();
-        for place in PLACES {
-            marks.push(match results.get(&(index, place)) {
-                Some(Verdict::Holds) => '✓',
-                Some(Verdict::Fails(reason)) => {
-                    writeln!(failures, "case {:?} in {place:?}:\n{reason}\n", case.name)?;
-                    '✗'
-                }
-                Some(Verdict::LeftOut) | None => '–',
-            });
-        }
-        let name = &case.name;
-        let because = case
-            .because
-            .as_deref()
-            .map(|because| format!("  ({because})"))
-            .unwrap_or_default();
-        if let [native, host, envoy] = marks[..] {
-            writeln!(
-                table,
-                "  {name:<width$}  {native:^4}  {host:^4}  {envoy:^5}{because}"
-            )?;
-        }
-    }
-    report::say(&table);
-    if !failures.is_empty() {
-        bail!("the places do not agree with the cases of {control}\n\n{failures}");
-    }
-    Ok(())
+    report_cases(title, cases, &results)
 }
 
 fn native<T: Tested>(case: &Case, make: Make<'_>) -> Result<(), String> {
@@ -247,6 +219,7 @@ fn compare(index: usize, round: u32, step: &Step, outcome: &Outcome) -> Result<(
 /// All cases of one control.
 struct Run<'a> {
     control: &'a str,
+    module: String,
     make: Make<'a>,
     certificates: Certificates,
     folder: TempDir,
@@ -396,7 +369,7 @@ impl Run<'_> {
         }
         filters.push(json!({
             "name": format!("{}-{index:03}", self.control),
-            "module": format!("builtin:{}", self.control),
+            "module": self.module,
             "configuration": configuration,
             "clusters": callable,
         }));

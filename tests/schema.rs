@@ -4,55 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use portcullis_sdk::Control;
-use portcullis_sdk::schemars::schema_for;
 use portcullis_tests::build_folder::repository;
 use serde_json::{Value, json};
 
 use crate::bad_policy;
 use crate::hostile::guest;
 use crate::served;
-
-/// What `schemars` makes of a control's configuration.
-fn derived<C: Control>() -> Value {
-    schema_for!(C::Config).to_value()
-}
-
-/// Compares the schemas that the builtin modules come with to the controls' types, or writes them where `PORTCULLIS_WRITE_DOCS` says so.
-#[test]
-fn the_controls_schemas_are_those_of_their_types() -> Result<()> {
-    let schemas = [
-        ("jwt-auth", derived::<jwt_auth::JwtAuth>()),
-        ("rate-limit", derived::<rate_limit::RateLimit>()),
-        (
-            "security-headers",
-            derived::<security_headers::SecurityHeaders>(),
-        ),
-        ("tls-policy", derived::<tls_policy::TlsPolicy>()),
-    ];
-    for control in portcullis_plugins::all() {
-        ensure!(
-            schemas.iter().any(|(name, _)| *name == control.name),
-            "{} is not looked at",
-            control.name
-        );
-    }
-    for (name, schema) in schemas {
-        let path = format!("plugins/schemas/{name}.json");
-        if std::env::var_os("PORTCULLIS_WRITE_DOCS").is_some() {
-            let text = serde_json::to_string_pretty(&schema)? + "\n";
-            fs::write(repository().join(&path), text)?;
-            continue;
-        }
-        let kept = portcullis_plugins::schema(name).context(name)?;
-        let kept: Value = serde_json::from_str(kept)?;
-        ensure!(
-            kept == schema,
-            "{path} is not the schema of the control's configuration any more; PORTCULLIS_WRITE_DOCS=1 writes it anew"
-        );
-    }
-    Ok(())
-}
 
 fn printed(arguments: &[&str]) -> Result<Value> {
     let output = served::run(&[&["schema"], arguments].concat())?;

@@ -58,7 +58,7 @@ fn module() -> Result<PathBuf> {
 
 #[test]
 fn a_new_control_is_green_and_a_wrong_expectation_is_shown() -> Result<()> {
-    let folder = folder()?;
+    let (folder, _lock) = folder()?;
     let text = tested(|it| it.arg("--dir").arg(&folder), 0)?;
     contains(
         &text,
@@ -157,7 +157,7 @@ fn in_envoy(folder: &Path, module: &Path, wrong: &Path) -> Result<()> {
 
 #[test]
 fn what_cannot_be_tried_is_told() -> Result<()> {
-    let folder = folder()?;
+    let (folder, _lock) = folder()?;
     told(served::command()?.args(["build", "--dir"]).arg(&folder))?;
     let module = module()?.display().to_string();
     let cases = folder.join("cases.yaml");
@@ -297,7 +297,8 @@ fn builtin_controls_hold_too() -> Result<()> {
 /// A control that asks a service: the case has the answers.
 #[test]
 fn callouts_are_answered_by_the_case() -> Result<()> {
-    let sdk = folder()?.join("vendor/portcullis-sdk");
+    let (good, _lock) = folder()?;
+    let sdk = good.join("vendor/portcullis-sdk");
     let place = tempfile::tempdir()?;
     let folder = place.path().join("opa");
     let mut new = served::command()?;

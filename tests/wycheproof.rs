@@ -3,16 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use portcullis_tests::build_folder::{build_folder, repository};
+use anyhow::{Context as _, Result, ensure};
+use portcullis_tests::build_folder::repository;
 use portcullis_tests::client::Route;
 use portcullis_tests::http1::Request;
 use portcullis_tests::upstream::Upstream;
 use serde_json::{Value, json};
 
+use crate::example;
 use crate::places::{ANY_PORT, in_both};
 
 /// Vectors that call a signature by PS384 good under a key whose `alg` is PS256. A key serves one algorithm
@@ -35,7 +34,7 @@ fn vectors_in_wasm() -> Result<()> {
         "workers": 1,
         "listeners": [{"name": "plain", "address": ANY_PORT}],
         "clusters": [{"name": "upstream", "endpoints": [upstream.address().to_string()]}],
-        "filters": [{"name": "verify", "module": module()?, "configuration": {"host_crypto": false}}],
+        "filters": [{"name": "verify", "module": example::build("jwt-auth", "verify")?, "configuration": {"host_crypto": false}}],
         "routes": [
             {"name": "guest", "cluster": "upstream"},
             {"name": "host", "prefix": "/host", "cluster": "upstream", "filters": {"verify": {"configuration": {"host_crypto": true}}}},
@@ -128,55 +127,4 @@ fn vectors() -> Result<Vec<Vector>> {
         }
     }
     Ok(vectors)
-}
-
-/// Builds jwt-auth's example `verify` for Wasm, in the folder and with the flags of the controls' own modules, so
-/// that what they share is there already.
-fn module() -> Result<PathBuf> {
-    let folder = build_folder()?.join("modules");
-    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let mut flags = vec![format!(
-        "--remap-path-prefix={}=portcullis",
-        repository().display()
-    )];
-    flags.extend(home.map(|home| format!("--remap-path-prefix={}=cargo", home.display())));
-    let mut cargo = Command::new(env!("CARGO"));
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let ours = ["CARGO_HOME", "CARGO_TERM_COLOR"].contains(&&*name);
-        if (name.starts_with("CARGO") && !ours) || name.starts_with("RUSTC") || name == "RUSTFLAGS"
-        {
-            cargo.env_remove(name);
-        }
-    }
-    let output = cargo
-        .current_dir(repository())
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "jwt-auth",
-            "--example",
-            "verify",
-        ])
-        .args([
-            "--profile",
-            "module",
-            "--target",
-            "wasm32-wasip1",
-            "--target-dir",
-        ])
-        .arg(&folder)
-        .output()
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!(
-            "the example does not build: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(folder.join("wasm32-wasip1/module/examples/verify.wasm"))
 }

@@ -32,6 +32,44 @@ use crate::response::Response;
 /// A control that may wait before it decides about a request: for an HTTP call, the request's body, or time.
 ///
 /// Make it a module with `portcullis_sdk::export!(Async<MyControl>);` and test it as `Async<MyControl>`.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Step, no_make};
+///
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// /// Lets bodies pass that begin as a JSON object does, of at most a KiB.
+/// struct Objects;
+///
+/// impl AsyncControl for Objects {
+///     const METADATA: Metadata = Metadata::new("objects", "1.0.0", Callbacks::NONE).awaits_body();
+///     type Config = Config;
+///
+///     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self)
+///     }
+///
+///     async fn on_request(&self, request: AsyncRequest) -> Result<Decision, Error> {
+///         match request.body(1024).await? {
+///             Some(body) if body.starts_with(b"{") => Ok(Decision::Continue),
+///             _ => Ok(LocalResponse::refuse(400, "no_object", "Bad Request").into()),
+///         }
+///     }
+/// }
+///
+/// let mut harness = Harness::<Async<Objects>>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure("{}")?;
+/// let mut step = Step::default();
+/// step.request.method = "POST".into();
+/// step.request.body = "[]".into();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 400);
+/// step.request.body = "{}".into();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 200);
+/// # Ok::<(), String>(())
+/// ```
 pub trait AsyncControl: Sized + 'static {
     /// What the control is called and what it does. The callbacks that waiting needs are added by [`Async`]; list
     /// [`Callbacks::RESPONSE_HEADERS`] if the control implements that one. A control that awaits bodies says
@@ -262,9 +300,15 @@ trait Tasks<C> {
 /// Memory for futures, used again and again.
 struct Pool<F, M> {
     make: M,
-    futures: Vec<(Pin<Box<Option<F>>>, Option<Rc<Signals>>)>,
+    futures: Vec<Task<F>>,
     free: Vec<usize>,
     spare: Option<Rc<Signals>>,
+}
+
+/// Room for one future; both are there, or neither.
+struct Task<F> {
+    future: Pin<Box<Option<F>>>,
+    signals: Option<Rc<Signals>>,
 }
 
 fn tasks_of<C, F, M>(make: M) -> Box<dyn Tasks<C>>
@@ -295,32 +339,37 @@ where
 
     fn start(&mut self, control: Rc<C>, request: AsyncRequest, signals: Rc<Signals>) -> usize {
         let task = self.free.pop().unwrap_or_else(|| {
-            self.futures.push((Box::pin(None), None));
+            self.futures.push(Task {
+                future: Box::pin(None),
+                signals: None,
+            });
             self.futures.len() - 1
         });
-        if let Some((future, of)) = self.futures.get_mut(task) {
-            future.as_mut().set(Some((self.make)(control, request)));
-            *of = Some(signals);
+        if let Some(room) = self.futures.get_mut(task) {
+            room.future
+                .as_mut()
+                .set(Some((self.make)(control, request)));
+            room.signals = Some(signals);
         }
         task
     }
 
     fn poll(&mut self, task: usize) -> Poll<Result<Decision, Error>> {
         let future = self.futures.get_mut(task);
-        match future.and_then(|(future, _)| future.as_mut().as_pin_mut()) {
+        match future.and_then(|task| task.future.as_mut().as_pin_mut()) {
             Some(future) => future.poll(&mut Context::from_waker(Waker::noop())),
             None => Poll::Pending,
         }
     }
 
     fn signals(&self, task: usize) -> Option<&Rc<Signals>> {
-        self.futures.get(task)?.1.as_ref()
+        self.futures.get(task)?.signals.as_ref()
     }
 
     fn free(&mut self, task: usize) {
-        if let Some((future, signals)) = self.futures.get_mut(task) {
-            future.as_mut().set(None);
-            self.spare = signals.take();
+        if let Some(room) = self.futures.get_mut(task) {
+            room.future.as_mut().set(None);
+            self.spare = room.signals.take();
             self.free.push(task);
         }
     }
@@ -329,16 +378,13 @@ where
         let is_due = |signals: &Signals| signals.alarm().is_some_and(|alarm| alarm <= now_ns);
         let tasks = self.futures.iter().zip(0..);
         tasks
-            .filter(|((_, signals), _)| signals.as_deref().is_some_and(is_due))
-            .map(|(_, task)| task)
+            .filter(|(task, _)| task.signals.as_deref().is_some_and(is_due))
+            .map(|(_, index)| index)
             .collect()
     }
 
     fn next_alarm(&self) -> Option<u64> {
-        let signals = self
-            .futures
-            .iter()
-            .filter_map(|(_, signals)| signals.as_ref());
+        let signals = self.futures.iter().filter_map(|task| task.signals.as_ref());
         signals.filter_map(|signals| signals.alarm()).min()
     }
 }

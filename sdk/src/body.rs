@@ -15,6 +15,21 @@ use crate::shared_data::SharedData;
 ///
 /// Headers have gone on before the first piece comes: a body can be changed, or its exchange ended, but a refusal in
 /// the response's body is a reset of the stream.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Takes the body's place once all of it is there.
+/// fn upper_case(body: &mut Body) -> Result<Decision, Error> {
+///     if body.end_of_stream() {
+///         let text = body.read(0, body.size())?;
+///         body.replace(&text.to_ascii_uppercase())?;
+///     } else {
+///         body.hold();
+///     }
+///     Ok(Decision::Continue)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Body<'a> {
     scope: &'a Scope,

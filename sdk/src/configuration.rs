@@ -12,6 +12,13 @@ use crate::json::{self, Json};
 pub(crate) const SHADOW: &str = "shadow";
 
 /// What is wrong with a configuration, and where. `portcullis check` puts the line of the policy file before it.
+///
+/// ```
+/// use portcullis_sdk::ConfigError;
+///
+/// let error = ConfigError::new("limits[0].per", "must be at least 1s");
+/// assert_eq!(error.to_string(), "configuration: limits[0].per: must be at least 1s");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     key: Cow<'static, str>,

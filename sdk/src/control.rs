@@ -63,6 +63,49 @@ impl Metadata {
 ///
 /// Callbacks come in the order of the exchange; each that the control implements is listed in
 /// [`Metadata::callbacks`]. An `Err` is a refusal with 500, logged with its decision id.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Step, no_make};
+///
+/// /// Refuses every method that the operator has not named.
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Methods {
+///     methods: Vec<String>,
+/// }
+///
+/// impl Control for Methods {
+///     const METADATA: Metadata = Metadata::new("methods", "1.0.0", Callbacks::REQUEST_HEADERS);
+///     type Config = Self;
+///     type State = ();
+///
+///     fn configure(config: Self, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         if config.methods.is_empty() {
+///             return Err(ConfigError::new("methods", "must name at least one"));
+///         }
+///         Ok(config)
+///     }
+///
+///     fn on_request_headers(&mut self, _: &mut (), request: &mut Request) -> Result<Decision, Error> {
+///         let method = request.method()?;
+///         if self.methods.iter().any(|known| known.as_bytes() == method.as_slice()) {
+///             return Ok(Decision::Continue);
+///         }
+///         Ok(LocalResponse::refuse(405, "method", "Method Not Allowed").into())
+///     }
+/// }
+///
+/// let mut harness = Harness::<Methods>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure(r#"{"methods": ["POST"]}"#)?;
+/// let mut step = Step::default();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 405); // a GET
+/// step.request.method = "POST".into();
+/// assert_eq!(harness.exchange(&step, &no_make)?.status, 200);
+/// # Ok::<(), String>(())
+/// ```
 pub trait Control: Sized + 'static {
     /// What the control is called and what it does.
     const METADATA: Metadata;

@@ -5,6 +5,19 @@ use crate::fields;
 use crate::log::{push_json_string, push_number};
 
 /// What a control concludes about an exchange.
+///
+/// ```
+/// use portcullis_sdk::{Decision, LocalResponse};
+///
+/// fn decide(known: bool) -> Decision {
+///     match known {
+///         true => Decision::Continue,
+///         false => LocalResponse::refuse(403, "unknown", "Forbidden").into(),
+///     }
+/// }
+/// assert!(matches!(decide(true), Decision::Continue));
+/// assert!(matches!(decide(false), Decision::Respond(_)));
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub enum Decision {
@@ -21,6 +34,17 @@ impl From<LocalResponse> for Decision {
 }
 
 /// An answer that the control gives in the upstream's place: a refusal, a redirect, or an answer of its own.
+///
+/// ```
+/// use portcullis_sdk::LocalResponse;
+///
+/// let refusal = LocalResponse::refuse(503, "queue_full", "Service Unavailable")
+///     .header("retry-after", "5")
+///     .member("queue", "orders");
+/// let redirect = LocalResponse::redirect(308, b"https://example.test/".to_vec());
+/// let answer = LocalResponse::answer(200, "pong").header("content-type", "text/plain");
+/// # let _ = (refusal, redirect, answer);
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct LocalResponse {

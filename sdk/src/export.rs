@@ -19,6 +19,26 @@ use crate::host::ActiveHost;
 /// Exports a control as a Proxy-Wasm module. For a crate of type `cdylib`, built for `wasm32-wasip1`; on any other
 /// target it exports nothing, so the same file also builds natively.
 /// Used as `portcullis_sdk::export!(MyControl);`, once a crate; see `examples/smallest.rs`.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// struct MyControl;
+///
+/// impl Control for MyControl {
+///     const METADATA: Metadata = Metadata::new("my-control", "1.0.0", Callbacks::REQUEST_HEADERS);
+///     type Config = Config;
+///     type State = ();
+///
+///     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// portcullis_sdk::export!(MyControl);
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! export {
     ($control:ty) => {
@@ -35,6 +55,38 @@ macro_rules! export {
 ///
 /// Its configuration: `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …]}`. `filter` is unique
 /// and keeps the control's shared data apart; left out, it is the control's name.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// # struct First;
+/// #
+/// # impl Control for First {
+/// #     const METADATA: Metadata = Metadata::new("first", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+/// # struct Second;
+/// #
+/// # impl Control for Second {
+/// #     const METADATA: Metadata = Metadata::new("second", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+///
+/// // Two controls, each as for `export!`.
+/// portcullis_sdk::policy!(First, Second);
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! policy {
     ($($control:ty),+ $(,)?) => {

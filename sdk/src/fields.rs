@@ -10,6 +10,17 @@ use crate::limits;
 /// All headers of a map, taken with one hostcall and read in place: no allocation a header.
 ///
 /// Names are lower-case as proxies hand them over; pseudo-headers (`:method`, `:status`, …) are among them.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Two lookups, one hostcall.
+/// fn is_plain(request: &Request) -> Result<bool, Error> {
+///     let headers = request.all_headers()?;
+///     let is_get = headers.first(":method") == Some(&b"GET"[..]);
+///     Ok(is_get && headers.all("x-forwarded-host").count() <= 1)
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct FieldPairs {
     bytes: Vec<u8>,

@@ -4,6 +4,25 @@
 use crate::host::{ActiveHost, Host, MetricKind};
 
 /// A number that only grows.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// struct Cache {
+///     hits: Counter,
+/// }
+///
+/// impl Cache {
+///     fn new(plugin: &PluginContext) -> Self {
+///         // Of the control `jwt-auth`: `portcullis.jwt-auth.cache_hits`.
+///         Self { hits: plugin.counter("cache_hits") }
+///     }
+///
+///     fn hit(&self) {
+///         self.hits.increment(1);
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Counter(Metric);
 

@@ -15,6 +15,20 @@ use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// What a plugin can do outside of any exchange.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use portcullis_sdk::prelude::*;
+///
+/// /// What a control's `configure` may ask of the host.
+/// fn start(plugin: &mut PluginContext) -> Result<Counter, Error> {
+///     plugin.declare_owned_request_headers(&["x-user"]);
+///     plugin.set_tick_period(Duration::from_secs(60))?;
+///     plugin.log(Level::Info, "started", &[("headers", Field::Number(1))]);
+///     Ok(plugin.counter("users"))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct PluginContext {
     scope: Scope,

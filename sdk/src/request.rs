@@ -137,6 +137,19 @@ pub(crate) use {exchange_functions, field_functions};
 pub struct Held(pub(crate) u32);
 
 /// The request, while its headers are looked at. Whatever is set here is what later filters and the upstream see.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Tells the upstream who asks; nobody else can.
+/// fn name_user(request: &mut Request) -> Result<Decision, Error> {
+///     request.remove_header("x-user")?;
+///     if let Some(user) = request.property(&["jwt.sub"])? {
+///         request.set_header("x-user", user)?;
+///     }
+///     Ok(Decision::Continue)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Request<'a> {
     scope: &'a Scope,

@@ -13,6 +13,18 @@ use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
 /// The response, while its headers are looked at. Whatever is set here is what the client sees.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// No cache keeps an answer that sets a cookie.
+/// fn keep_private(response: &mut Response) -> Result<Decision, Error> {
+///     if response.status()? < 400 && response.header("set-cookie")?.is_some() {
+///         response.set_header("cache-control", "no-store")?;
+///     }
+///     Ok(Decision::Continue)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Response<'a> {
     scope: &'a Scope,

@@ -24,6 +24,28 @@ pub enum CasOutcome {
 ///
 /// As in Envoy: a write with a version onto a key that is not there succeeds, and nothing is ever evicted, so a control
 /// bounds its keys by itself.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Counts over all workers. Others write in between, so it is tried again, and not for ever.
+/// fn count(shared: &SharedData) -> Result<u64, Error> {
+///     for _ in 0..32 {
+///         let (count, outcome) = match shared.get("count")? {
+///             Some((bytes, cas)) => {
+///                 let bytes: [u8; 8] = bytes.try_into().map_err(|_| Error::Malformed("count"))?;
+///                 let count = u64::from_le_bytes(bytes) + 1;
+///                 (count, shared.set("count", &count.to_le_bytes(), Some(cas))?)
+///             }
+///             None => (1, shared.create("count", &1_u64.to_le_bytes())?),
+///         };
+///         if outcome == CasOutcome::Stored {
+///             return Ok(count);
+///         }
+///     }
+///     Err(Error::new("the count is written too often"))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct SharedData {
     scope: Scope,

@@ -1,6 +1,7 @@
 //! Several controls in one module, in the harness: they decide as a chain of filters would.
 
 #![expect(
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a panic is a failed test, in its control too"
 )]
@@ -54,8 +55,9 @@ macro_rules! puppet {
                 let trail = request.property(&["trail"])?.unwrap_or_default();
                 request.set_header(concat!("x-trail-", $letter), trail)?;
                 let key = "count";
-                let count = request.shared().get(key)?.map_or(0, |(value, _)| value[0]) + 1;
-                let _ = request.shared().set(key, &[count], None)?;
+                let stored = request.shared().get(key)?;
+                let count = stored.map_or(0, |(value, _)| value.len()) + 1;
+                let _ = request.shared().set(key, &vec![0; count], None)?;
                 request.set_header(concat!("x-count-", $letter), count.to_string())?;
                 request.set_header(concat!("x-ticks-", $letter), self.ticks.to_string())?;
                 match request.header(concat!("x-", $letter))?.as_deref() {

@@ -6,7 +6,7 @@ use portcullis_tests::http1::{Answer, Request};
 use serde_json::{Value, json};
 
 use super::probe;
-use crate::hostile;
+use crate::{example, hostile};
 
 /// What a guest is to do with a request that it is asked.
 pub(crate) struct Language {
@@ -28,11 +28,24 @@ pub(crate) const LANGUAGES: &[Language] = &[
     Language {
         name: "in-rust",
         language: "Rust",
-        kit: "portcullis-sdk on the proxy-wasm crate 0.2, wasm32-wasip1",
+        kit: "portcullis-sdk, wasm32-wasip1",
         source: "plugins/security-headers",
         module: |_| Ok(json!("builtin:security-headers")),
         ask: |request| request,
         is_right: |answer| answer.header("x-content-type-options").as_deref() == Some("nosniff"),
+    },
+    Language {
+        name: "in-rust-on-the-public-sdk",
+        language: "Rust",
+        kit: "the crate proxy-wasm 0.2, wasm32-wasip1",
+        source: "sdk/examples/public_sdk.rs",
+        module: |_| Ok(json!(example::build("portcullis-sdk", "public_sdk")?)),
+        ask: |request| request,
+        is_right: |answer| {
+            answer
+                .header("x-public-sdk")
+                .is_some_and(|path| path.starts_with('/'))
+        },
     },
     Language {
         name: "in-bare-rust",

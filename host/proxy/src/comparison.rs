@@ -191,7 +191,16 @@ impl<'p> View<'p> {
 
     fn routes(&self) -> Vec<Named<'p>> {
         let routes = self.policy.routes.iter();
-        self.items("routes", routes.map(|it| (it.name.as_str(), &it.place)))
+        let mut named = self.items("routes", routes.map(|it| (it.name.as_str(), &it.place)));
+        // Their order is that of the filters, which is compared by itself.
+        for item in &mut named {
+            for list in ["filters", "off"] {
+                if let Some(Value::Array(names)) = item.value.get_mut(list) {
+                    names.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+                }
+            }
+        }
+        named
     }
 
     /// Compared with their configurations as they are, secrets included.
@@ -350,6 +359,7 @@ fn flatten(key: &str, pointer: &str, value: &Value, out: &mut Vec<Leaf>) {
                 flatten(&key, &format!("{pointer}/{index}"), item, out);
             }
         }
+        Value::Null => {}
         value => out.push(Leaf {
             key: key.to_owned(),
             pointer: pointer.to_owned(),

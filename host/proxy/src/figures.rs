@@ -1,6 +1,7 @@
 //! `/metrics`: what the workers and plugins have counted, in the text format of Prometheus (OpenMetrics).
 //!
-//! A plugin's counter `portcullis.<control>.refused.<reason>` is shown as `portcullis_decisions_total{control,decision="refuse",reason}`; all
+//! A plugin's counter `portcullis.<control>.refused.<reason>` is shown as `portcullis_decisions_total{control,decision="refuse",reason}`
+//! (`decision="shadow"` where the control only would have); all
 //! other metrics that plugins define keep their names, `portcullis_custom_` in front and `_` for what Prometheus does not allow.
 
 mod plugins;
@@ -220,10 +221,10 @@ impl Figures {
         let mut others: BTreeMap<String, MetricValue> = BTreeMap::new();
         for metric in self.plan.shared.metrics.snapshot() {
             match (refusal(&metric.name), &metric.value) {
-                (Some((control, reason)), MetricValue::Counter(count)) => {
+                (Some((control, decision, reason)), MetricValue::Counter(count)) => {
                     let labels = [
                         ("control", control),
-                        ("decision", "refuse"),
+                        ("decision", decision),
                         ("reason", reason),
                     ];
                     decisions.push((
@@ -242,7 +243,7 @@ impl Figures {
         counters(
             encoder,
             "portcullis_decisions",
-            "Requests that a control refused, by reason",
+            "Requests that a control refused, or would have (decision=shadow), by reason",
             decisions,
         )?;
         for (name, value) in others {
@@ -280,9 +281,14 @@ impl Collector for Figures {
     }
 }
 
-/// Control and reason of `portcullis.<control>.refused.<reason>`.
-fn refusal(name: &str) -> Option<(&str, &str)> {
-    name.strip_prefix("portcullis.")?.split_once(".refused.")
+/// Control, decision and reason of `portcullis.<control>.refused.<reason>`, or of `portcullis.<control>.shadow.refused.<reason>`, where nothing
+/// came of it.
+fn refusal(name: &str) -> Option<(&str, &str, &str)> {
+    let (control, reason) = name.strip_prefix("portcullis.")?.split_once(".refused.")?;
+    Some(match control.strip_suffix(".shadow") {
+        Some(control) => (control, "shadow", reason),
+        None => (control, "refuse", reason),
+    })
 }
 
 /// `portcullis_custom_` and the name, with nothing in it that Prometheus does not allow.
@@ -373,7 +379,11 @@ mod tests {
         let rows = [
             (
                 "portcullis.jwt-auth.refused.expired",
-                Some(("jwt-auth", "expired")),
+                Some(("jwt-auth", "refuse", "expired")),
+            ),
+            (
+                "portcullis.jwt-auth.shadow.refused.expired",
+                Some(("jwt-auth", "shadow", "expired")),
             ),
             ("portcullis.jwt-auth.allowed", None),
             ("other.refused.x", None),

@@ -15,6 +15,9 @@ const WIDTH: usize = 120;
 ///
 /// The text is not YAML as policies are, or it would mean something else.
 pub(crate) fn lay_out(text: &str) -> Result<String, (u64, String)> {
+    if text.trim().is_empty() {
+        return Ok(text.to_owned());
+    }
     let before = Node::parse(text)?;
     let options = FormatOptions {
         layout: LayoutOptions {
@@ -86,6 +89,7 @@ mod tests {
         for (text, expected) in [
             ("a:   1\nb: [ 1,2 ]\n", "a: 1\nb: [1, 2]\n"),
             ("a: 1", "a: 1\n"),
+            ("", ""),
             ("a: 1   \n\n\n\nb: 2\n\n", "a: 1\n\nb: 2\n"),
             (
                 "# top\na:   # of a\n    - { b: 'x',c: \"y\" }   # of the item\n# end\n",
@@ -94,8 +98,8 @@ mod tests {
             ("z: 1\na: 2\n", "z: 1\na: 2\n"),
             ("a: \"1.3\"\nb: 1.30\n", "a: \"1.3\"\nb: 1.30\n"),
             (
-                "a: |\n    two  \n    lines\nb: >-\n  folded\n  text\n",
-                "a: |\n  two  \n  lines\nb: >-\n  folded\n  text\n",
+                "a: |\n    two\n    lines\nb: >-\n  folded\n  text\n",
+                "a: |\n  two\n  lines\nb: >-\n  folded\n  text\n",
             ),
             ("a: &x {b: 1}\nc: *x\n", "a: &x {b: 1}\nc: *x\n"),
         ] {
@@ -107,6 +111,13 @@ mod tests {
                 "twice: {text:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_would_lose_its_meaning_is_left_alone() {
+        // Blanks at the end of a line are part of a block of text, and pretty_yaml takes them away.
+        let (_, reason) = lay_out("a: |\n  two  \n  lines\n").expect_err("it lays this out");
+        assert!(reason.starts_with("left alone"), "{reason}");
     }
 
     #[test]

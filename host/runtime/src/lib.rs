@@ -26,6 +26,7 @@
 //! | a bound on how long an exchange may be held | always: a filter may pause for ever |
 //! | [`HttpStream::finish`], or its drop | at the end of each exchange, also of those that broke off |
 //! | [`Plugin::retire`] at once, [`Plugin::shut_down`] after its last exchange | where another plugin takes a plugin's place |
+//! | [`SharedQueues::leave`], and a call of [`Plugin::on_queue_ready`] of each that it names | once that plugin has shut down: whoever had its queues before is told again |
 //! | [`Plugin::owned_request_headers`] removed from requests | on routes where that plugin does not run |
 //!
 //! # What holds always

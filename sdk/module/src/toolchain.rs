@@ -39,11 +39,11 @@ pub enum Progress {
     Kept,
 }
 
-/// `cargo build --lib` for [`TARGET`], in a clean environment. `sources` is the workspace's folder: no path of this
+/// `cargo build` for [`TARGET`], in a clean environment. `sources` is the workspace's folder: no path of this
 /// machine stays in the messages of panics, so the modules come out the same everywhere.
 pub fn build(cargo: &OsStr, sources: &Path) -> Command {
     let mut command = Command::new(cargo);
-    command.args(["build", "--lib", "--target", TARGET]);
+    command.args(["build", "--target", TARGET]);
     for (name, _) in env::vars_os() {
         if name.to_str().is_none_or(is_of_an_outer_build) {
             command.env_remove(name);

@@ -19,6 +19,26 @@ use crate::policy::{ControlSet, Policy};
 
 /// Runs the cases of a file that are for the native place; fails with a diff of each that does not hold.
 ///
+/// ```no_run
+/// use portcullis_sdk::prelude::*;
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// # struct MyControl;
+/// #
+/// # impl Control for MyControl {
+/// #     const METADATA: Metadata = Metadata::new("my-control", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+///
+/// // Relative to the crate's folder, under `cargo test`.
+/// portcullis_sdk::testing::check::<MyControl>("cases.yaml");
+/// ```
+///
 /// # Panics
 ///
 /// If the file cannot be read, names another control, or a case does not hold: it is for tests.

@@ -16,7 +16,7 @@ use super::PolicyFile;
 use super::output::{Format, note, print, print_json};
 use crate::explain::{self, ExplainError, Question, Transport, UpstreamAnswer};
 use crate::module_cache::DiskCache;
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::serve;
 
 /// Shows what a policy does with a request, filter by filter, without a server
@@ -188,8 +188,11 @@ fn certificate(file: &Path) -> anyhow::Result<CertificateDer<'static>> {
         .with_context(|| format!("{} holds no PEM certificate", file.display()))
 }
 
+/// Of a file whose bytes are a body; no filter may hold more.
+const BYTES_MAX: u64 = 64 << 20;
+
 fn read(file: &Path) -> anyhow::Result<Bytes> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = policy::read_bytes(file, BYTES_MAX).map_err(anyhow::Error::msg)?;
     Ok(bytes.into())
 }
 

@@ -1,6 +1,6 @@
 //! The `portcullis` command.
 //!
-//! Exit codes: [`EXIT_CODES`]. Results go to standard output, everything else to standard error.
+//! Exit codes: `EXIT_CODES`. Results go to standard output, everything else to standard error.
 
 mod build;
 mod check;

@@ -1,6 +1,6 @@
 //! `portcullis test`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::output::{Format, note, print, print_json};
@@ -82,7 +82,8 @@ impl Test {
                 }
             }
         };
-        let cases = self.cases.unwrap_or_else(|| self.dir.join("cases.yaml"));
+        let module = from_here(module);
+        let cases = self.cases.unwrap_or_else(|| beside(&self.dir));
         let trial = Trial {
             module: &module,
             cases: &cases,
@@ -99,4 +100,19 @@ impl Test {
             false => ExitCode::FAILURE,
         })
     }
+}
+
+/// `cases.yaml` in a folder, without a `./` before it.
+fn beside(folder: &Path) -> PathBuf {
+    match folder == Path::new(".") {
+        true => "cases.yaml".into(),
+        false => folder.join("cases.yaml"),
+    }
+}
+
+/// A path as one would type it, if it is below the working directory.
+fn from_here(path: PathBuf) -> PathBuf {
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    below.unwrap_or(path)
 }

@@ -1,7 +1,7 @@
 //! Routes: whether a filter that authenticates runs on each, and stands behind security-headers.
 //!
 //! What authenticates is told by type: jwt_authn, ext_authz, oauth2, basic_auth, api_key_auth; and a Wasm filter whose name, root id or file speaks of
-//! it (`jwt`, `auth`, `oidc`, `oauth`), since a configuration says no more of it.
+//! it (`jwt`, `auth`, `oidc`, `oauth`), since a configuration says no more of it; but where it lists `controls`, these count alone.
 
 use super::Audit;
 use super::tree::Item;
@@ -67,6 +67,12 @@ impl<'n> Filter<'n> {
 fn speaks_of_it(filter: &Item<'_>, wasm: &Item<'_>) -> bool {
     let config = wasm.get("config");
     let of_config = |names: &[&str]| config.as_ref().and_then(|it| it.at(names));
+    let configuration = of_config(&["configuration", "value"]);
+    if let Some(controls) = configuration.and_then(|it| controls(it.text()?)) {
+        return controls
+            .iter()
+            .any(|name| WORDS.iter().any(|word| name.contains(word)));
+    }
     let file = of_config(&["vm_config", "code", "local", "filename"]);
     let said = [
         filter.get("name"),
@@ -77,6 +83,15 @@ fn speaks_of_it(filter: &Item<'_>, wasm: &Item<'_>) -> bool {
     let said = said.iter().flatten().filter_map(|it| it.text());
     said.map(|text| text.rsplit('/').next().unwrap_or_default().to_lowercase())
         .any(|text| WORDS.iter().any(|word| text.contains(word)))
+}
+
+/// What a module of several controls is told to run (`portcullis export envoy` makes one filter of neighbours).
+fn controls(configuration: &str) -> Option<Vec<String>> {
+    let configuration: serde_json::Value = serde_json::from_str(configuration).ok()?;
+    let entries = configuration.get("controls")?.as_array()?.iter();
+    entries
+        .map(|entry| Some(entry.get("control")?.as_str()?.to_lowercase()))
+        .collect()
 }
 
 impl<'n> Audit<'n> {

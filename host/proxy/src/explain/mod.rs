@@ -10,6 +10,7 @@ mod explanation;
 mod prepared;
 mod rehearsal;
 mod report;
+mod response;
 mod run;
 mod stage;
 mod text;

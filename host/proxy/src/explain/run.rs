@@ -13,23 +13,23 @@ use portcullis_runtime::{
     StreamInfo, StreamToken,
 };
 
+use super::Question;
 use super::connection::Opened;
 use super::explanation::{Decision, Explanation, Outcome, Sent};
 use super::rehearsal::Rehearsal;
 use super::report::{self, Phase, Seen, Shown, Watch};
 use super::stage::Stage;
-use super::{Question, UpstreamAnswer};
 use crate::fields::{HttpFields, Pseudo};
 use crate::forward::request_in;
 use crate::forwarded;
 use crate::head::{host_of, read_head};
-use crate::limits::{LOCAL_RESPONSES_MAX, REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
+use crate::limits::{REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
 use crate::local::Problem;
 use crate::policy::{FilterInstance, Policy, Route};
 use crate::reroute;
 
 /// How a phase ended.
-enum Settled {
+pub(super) enum Settled {
     Passed,
     Respond,
     Reset,
@@ -49,15 +49,15 @@ pub(crate) struct Traffic {
 pub(super) struct Run<'q> {
     stage: &'q Stage<'q>,
     policy: &'q Policy,
-    question: &'q Question,
+    pub(super) question: &'q Question,
     explanation: Explanation,
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     connection: Opened,
-    shown: Shown,
+    pub(super) shown: Shown,
     rehearsal: Rc<Rehearsal>,
     seen: Rc<RefCell<Vec<Seen>>>,
     phases: Vec<Phase>,
-    id: HeaderValue,
+    pub(super) id: HeaderValue,
 }
 
 impl<'q> Run<'q> {
@@ -162,11 +162,16 @@ impl<'q> Run<'q> {
         for (name, value) in &question.headers {
             parts.headers.append(name.clone(), value.clone());
         }
-        if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
-            let host = HeaderValue::from_static("localhost");
-            parts.headers.insert(header::HOST, host);
-            let note = "no host was given: `host: localhost` was taken";
-            self.explanation.notes.push(note.into());
+        if !parts.headers.contains_key(header::HOST) {
+            // RFC 9112 §3.2: a client names the target's host there, too.
+            let named = parts.uri.authority().map(|it| it.as_str());
+            if named.is_none() {
+                let note = "no host was given: `host: localhost` was taken";
+                self.explanation.notes.push(note.into());
+            }
+            if let Ok(host) = HeaderValue::from_str(named.unwrap_or("localhost")) {
+                parts.headers.insert(header::HOST, host);
+            }
         }
         let has_length = parts.headers.contains_key(header::CONTENT_LENGTH)
             || parts.headers.contains_key(header::TRANSFER_ENCODING);
@@ -330,141 +335,8 @@ impl<'q> Run<'q> {
         Ok(Some(Arc::clone(route)))
     }
 
-    /// The upstream's answer, as it was given beforehand.
-    fn relay(&mut self, http: &mut HttpStream, filters: &Chain) -> Outcome {
-        let UpstreamAnswer {
-            status,
-            mut headers,
-            mut body,
-        } = self.question.upstream.clone();
-        if !headers.contains_key(header::CONTENT_LENGTH) {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        if self.question.method == Method::HEAD {
-            body = Bytes::new();
-        }
-        forwarded::remove_hop_by_hop(&mut headers, false);
-        headers.remove(header::TE);
-        let pseudo = Pseudo::Response { status };
-        match self.pass_head(http, HttpFields { pseudo, headers }, body.is_empty()) {
-            Settled::Passed => {}
-            Settled::Respond => return self.respond(http, filters),
-            Settled::Reset => return self.reset(),
-            Settled::Held => return self.held(),
-        }
-        let Some((status, headers)) = report::head_of(http) else {
-            return self.reset();
-        };
-        match self.response_body(http, filters, body) {
-            Ok(body) => self.answered("the upstream".into(), status, &headers, &body),
-            Err(Settled::Held) => self.held(),
-            Err(_) => self.reset(),
-        }
-    }
-
-    fn response_body(
-        &mut self,
-        http: &mut HttpStream,
-        filters: &Chain,
-        body: Bytes,
-    ) -> Result<Bytes, Settled> {
-        let callbacks = [Callback::ResponseBody, Callback::ResponseTrailers];
-        if body.is_empty() || !self.reads(filters, &callbacks) {
-            return Ok(body);
-        }
-        let settled = self.phase(http, Direction::Response, Callback::ResponseBody, |it| {
-            it.response_body(body, true)
-        });
-        match settled {
-            Settled::Passed => Ok(http.take_response_body()),
-            other => Err(other),
-        }
-    }
-
-    /// An answer of the proxy's own, through the response filters like an upstream's.
-    fn answer(&mut self, http: &mut HttpStream, filters: &Chain, problem: &Problem) -> Outcome {
-        let (fields, body) = problem.write(&self.id, &self.question.method);
-        match self.pass_head(http, fields, body.is_empty()) {
-            Settled::Passed => self.send("the proxy".into(), http, filters, body),
-            Settled::Respond => self.respond(http, filters),
-            Settled::Reset => self.reset(),
-            Settled::Held => self.held(),
-        }
-    }
-
-    fn pass_head(&mut self, http: &mut HttpStream, fields: HttpFields, end: bool) -> Settled {
-        {
-            let mut exchange = http.exchange_mut();
-            if let Pseudo::Response { status } = fields.pseudo {
-                exchange.info.response_code = Some(status.as_u16());
-            }
-            exchange.response_headers = Some(Box::new(fields));
-        }
-        self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
-            it.response_headers(end)
-        })
-    }
-
-    /// A filter's local response, through the filters before it.
-    fn respond(&mut self, http: &mut HttpStream, filters: &Chain) -> Outcome {
-        for _ in 0..LOCAL_RESPONSES_MAX {
-            let by = self.last_speaker();
-            let body = http.take_local_body();
-            let settled = self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
-                it.response_headers(body.is_empty())
-            });
-            match settled {
-                Settled::Passed => return self.send(by, http, filters, body),
-                Settled::Respond => {}
-                Settled::Held => return self.held(),
-                Settled::Reset => break,
-            }
-        }
-        self.reset()
-    }
-
-    /// The body of an answer that is here as a whole.
-    fn send(&mut self, by: String, http: &mut HttpStream, filters: &Chain, body: Bytes) -> Outcome {
-        let Some((status, mut headers)) = report::head_of(http) else {
-            return self.reset();
-        };
-        let mut body = match self.response_body(http, filters, body) {
-            Ok(body) => body,
-            Err(_) => return self.reset(),
-        };
-        let head = self.question.method == Method::HEAD;
-        if !head && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        }
-        if head {
-            body = Bytes::new();
-        }
-        headers.remove(header::TRANSFER_ENCODING);
-        headers.remove(header::CONNECTION);
-        self.answered(by, status, &headers, &body)
-    }
-
-    fn answered(
-        &mut self,
-        by: String,
-        status: StatusCode,
-        headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Outcome {
-        let mut answer = Response::new(body.clone());
-        *answer.status_mut() = status;
-        answer.headers_mut().clone_from(headers);
-        self.traffic.answer = Some(answer);
-        Outcome::Answer {
-            by,
-            status: status.as_u16(),
-            headers: self.shown.list(headers),
-            body: report::text(body),
-        }
-    }
-
     /// Runs a phase, and answers the callouts that hold it, if it can.
-    fn phase(
+    pub(super) fn phase(
         &mut self,
         http: &mut HttpStream,
         direction: Direction,
@@ -528,7 +400,7 @@ impl<'q> Run<'q> {
         http
     }
 
-    fn reads(&self, filters: &Chain, callbacks: &[Callback]) -> bool {
+    pub(super) fn reads(&self, filters: &Chain, callbacks: &[Callback]) -> bool {
         let mut plugins = filters.plugins();
         plugins.any(|plugin| {
             let own = plugin.module().callbacks();
@@ -537,20 +409,20 @@ impl<'q> Run<'q> {
     }
 
     /// The filter that answered last.
-    fn last_speaker(&self) -> String {
+    pub(super) fn last_speaker(&self) -> String {
         let seen = self.seen.borrow();
         let speaks = |it: &&Seen| !matches!(it.decision, Decision::Continue | Decision::Pause);
         let last = seen.iter().rev().find(speaks).or_else(|| seen.last());
         last.map_or("the proxy".into(), |it| format!("filter `{}`", it.filter))
     }
 
-    fn reset(&self) -> Outcome {
+    pub(super) fn reset(&self) -> Outcome {
         Outcome::Reset {
             by: self.last_speaker(),
         }
     }
 
-    fn held(&self) -> Outcome {
+    pub(super) fn held(&self) -> Outcome {
         let seen = self.seen.borrow();
         let holder = seen.iter().rev().find(|it| it.decision == Decision::Pause);
         let filter = holder.map(|it| it.filter.clone()).unwrap_or_default();

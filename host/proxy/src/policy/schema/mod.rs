@@ -4,8 +4,10 @@
 //! more than structure (files, names that refer to each other, addresses that overlap) is for [`Policy::load`](super::Policy::load). Whatever the
 //! schema refuses, the reader refuses; a test holds the two to each other, key by key.
 
+mod filters;
 mod modules;
 mod sections;
+mod shapes;
 
 use std::path::Path;
 
