@@ -1,8 +1,8 @@
 //! A request's whole plugin life, control by control: stream created, request headers, response headers, log, done, delete,
 //! with the proxy's own header maps. `no filter` is the cost of the maps and the bench itself.
 
-use criterion::{BatchSize, Criterion};
-use portcullis_benches::bed::{Bed, Traffic, pass};
+use criterion::Criterion;
+use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::issuer::Issuer;
 
 /// Four times what the control keeps, so that none is in its cache when its turn comes again.
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
             bencher.iter_batched(
                 || traffic.exchange(),
                 |exchange| pass(chain, exchange),
-                BatchSize::SmallInput,
+                WARM,
             );
         });
     };
@@ -68,7 +68,7 @@ fn main() -> anyhow::Result<()> {
         bencher.iter_batched(
             || turns.next().map(Traffic::exchange),
             |exchange| exchange.map(|exchange| pass(&chain, exchange)),
-            BatchSize::SmallInput,
+            WARM,
         );
     });
     group.finish();

@@ -1,7 +1,7 @@
 //! What a VM costs before it serves: compiling a module, loading it from the cache, starting and configuring a plugin.
 
-use criterion::{BatchSize, Criterion};
-use portcullis_benches::bed::{Bed, Traffic, pass};
+use criterion::Criterion;
+use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::embedder::BenchEmbedder;
 use portcullis_runtime::{Chain, Isolation, ModuleCache, NoCache};
 use std::cell::RefCell;
@@ -74,7 +74,7 @@ fn main() -> anyhow::Result<()> {
         bencher.iter_batched(
             || (bad.exchange(), good.exchange()),
             |(bad, good)| (pass(&chain, bad), pass(&chain, good)),
-            BatchSize::SmallInput,
+            WARM,
         );
     });
     let plain = Traffic::new(&[]);
@@ -84,7 +84,7 @@ fn main() -> anyhow::Result<()> {
             bencher.iter_batched(
                 || plain.exchange(),
                 |exchange| pass(chain, exchange),
-                BatchSize::SmallInput,
+                WARM,
             );
         });
     };
