@@ -12,6 +12,9 @@ use portcullis_runtime::{Fields, InvalidField};
 
 use crate::written;
 
+/// Up to so many different fields, a field is found by looking at each.
+const FEW: usize = 16;
+
 /// The pseudo-headers of a message (RFC 9113 §8.3), or none for trailers.
 #[derive(Debug, Clone)]
 pub enum Pseudo {
@@ -140,6 +143,12 @@ impl Fields for HttpFields {
     fn get(&self, name: &[u8]) -> Option<&[u8]> {
         if name.first() == Some(&b':') {
             return self.pseudo_value(name);
+        }
+        // Names are short and few: to compare them all is less than to check, hash and look up one.
+        if self.headers.keys_len() <= FEW {
+            let mut fields = self.headers.iter();
+            let found = fields.find(|(own, _)| own.as_str().as_bytes() == name);
+            return found.map(|(_, value)| value.as_bytes());
         }
         let name = std::str::from_utf8(name).ok()?;
         self.headers.get(name).map(HeaderValue::as_bytes)

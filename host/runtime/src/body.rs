@@ -6,9 +6,12 @@ use bytes::{Bytes, BytesMut};
 
 use crate::abi::Status;
 
+/// Most bodies are none, or one chunk: these need no list.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
-    chunks: VecDeque<Bytes>,
+    /// Empty only if the body is.
+    first: Bytes,
+    rest: Option<Box<VecDeque<Bytes>>>,
     len: usize,
 }
 
@@ -18,34 +21,57 @@ impl Body {
     }
 
     pub(crate) fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.len += chunk.len();
-            self.chunks.push_back(chunk);
+        if chunk.is_empty() {
+            return;
+        }
+        self.len += chunk.len();
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else {
+            self.rest.get_or_insert_default().push_back(chunk);
         }
     }
 
     /// Puts another behind it.
     pub(crate) fn append(&mut self, mut other: Self) {
-        self.len += other.len;
-        self.chunks.append(&mut other.chunks);
+        while let Some(chunk) = other.pop() {
+            self.push(chunk);
+        }
     }
 
     /// Everything, in one piece; nothing stays.
     pub(crate) fn take(&mut self) -> Bytes {
-        let len = std::mem::take(&mut self.len);
-        if self.chunks.len() <= 1 {
-            return self.chunks.pop_front().unwrap_or_default();
+        let mut whole = Self::default();
+        std::mem::swap(self, &mut whole);
+        let Some(rest) = whole.rest.filter(|rest| !rest.is_empty()) else {
+            return whole.first;
+        };
+        let mut bytes = BytesMut::with_capacity(whole.len);
+        bytes.extend_from_slice(&whole.first);
+        for chunk in *rest {
+            bytes.extend_from_slice(&chunk);
         }
-        let mut whole = BytesMut::with_capacity(len);
-        for chunk in self.chunks.drain(..) {
-            whole.extend_from_slice(&chunk);
+        bytes.freeze()
+    }
+
+    /// The first chunk.
+    fn pop(&mut self) -> Option<Bytes> {
+        if self.first.is_empty() {
+            return None;
         }
-        whole.freeze()
+        let next = self.rest.as_mut().and_then(|rest| rest.pop_front());
+        let first = std::mem::replace(&mut self.first, next.unwrap_or_default());
+        self.len -= first.len();
+        Some(first)
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     /// Copies the bytes from `start` on into `out`, which is no longer than what follows `start`.
     pub(crate) fn copy_to(&self, mut start: usize, mut out: &mut [u8]) {
-        for chunk in &self.chunks {
+        for chunk in self.chunks() {
             let Some(from) = chunk.get(start..) else {
                 start -= chunk.len();
                 continue;
@@ -68,7 +94,10 @@ impl Body {
             self.drain(size);
             if !data.is_empty() {
                 self.len += data.len();
-                self.chunks.push_front(data);
+                let second = std::mem::replace(&mut self.first, data);
+                if !second.is_empty() {
+                    self.rest.get_or_insert_default().push_front(second);
+                }
             }
         } else if start >= self.len {
             self.push(data);
@@ -79,15 +108,13 @@ impl Body {
     }
 
     fn drain(&mut self, mut size: usize) {
-        while size > 0 {
-            let Some(first) = self.chunks.front_mut() else {
-                break;
-            };
-            let part = first.split_to(size.min(first.len()));
-            size -= part.len();
-            self.len -= part.len();
-            if first.is_empty() {
-                self.chunks.pop_front();
+        while size > 0 && !self.first.is_empty() {
+            if size >= self.first.len() {
+                size -= self.pop().map_or(0, |chunk| chunk.len());
+            } else {
+                self.first = self.first.split_off(size);
+                self.len -= size;
+                size = 0;
             }
         }
     }
