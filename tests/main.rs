@@ -25,6 +25,7 @@ mod hostile_guests;
 mod hostile_modules;
 mod isolation;
 mod languages;
+mod measure;
 mod mtls;
 mod operator;
 mod places;

@@ -81,11 +81,7 @@ fn main() -> anyhow::Result<()> {
     let mut life = |name: &str, chain: &Chain| {
         assert_eq!(pass(chain, plain.exchange()), 200, "{name}");
         group.bench_function(name, |bencher| {
-            bencher.iter_batched(
-                || plain.exchange(),
-                |exchange| pass(chain, exchange),
-                WARM,
-            );
+            bencher.iter_batched(|| plain.exchange(), |exchange| pass(chain, exchange), WARM);
         });
     };
     life("a request, no filter", &Chain::new(Vec::new()));

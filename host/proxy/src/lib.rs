@@ -37,6 +37,7 @@ mod layout;
 mod lent_thread;
 mod limits;
 mod local;
+mod measure;
 mod module_cache;
 mod modules;
 mod path;

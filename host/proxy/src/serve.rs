@@ -127,20 +127,23 @@ impl Running {
 /// wasmtime does not run here, or there is no thread to be had.
 pub fn runtime() -> Result<Arc<Runtime>, ServeError> {
     static RUNTIME: OnceLock<Result<Arc<Runtime>, String>> = OnceLock::new();
-    let made = RUNTIME.get_or_init(|| {
-        let runtime = Runtime::new(RuntimeOptions::default()).map_err(|error| error.to_string())?;
-        let runtime = Arc::new(runtime);
-        let tick = runtime.ticker();
-        let tick = move || {
-            while tick() {
-                std::thread::sleep(EPOCH_PERIOD);
-            }
-        };
-        let spawned = std::thread::Builder::new().name("epoch".into()).spawn(tick);
-        spawned.map_err(|error| error.to_string())?;
-        Ok(runtime)
-    });
+    let made = RUNTIME
+        .get_or_init(|| ticking(RuntimeOptions::default()).map_err(|error| error.to_string()));
     made.clone().map_err(ServeError::System)
+}
+
+/// A runtime of one's own, its epochs ticking for as long as it is there.
+pub(crate) fn ticking(options: RuntimeOptions) -> Result<Arc<Runtime>, ServeError> {
+    let runtime = Runtime::new(options).map_err(|error| ServeError::System(error.to_string()))?;
+    let tick = runtime.ticker();
+    let tick = move || {
+        while tick() {
+            std::thread::sleep(EPOCH_PERIOD);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("epoch".into()).spawn(tick);
+    spawned.map_err(|error| ServeError::System(error.to_string()))?;
+    Ok(Arc::new(runtime))
 }
 
 /// Starts a proxy. When this returns, every plugin runs and every port is bound.

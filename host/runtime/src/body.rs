@@ -11,6 +11,10 @@ use crate::abi::Status;
 pub(crate) struct Body {
     /// Empty only if the body is.
     first: Bytes,
+    #[expect(
+        clippy::box_collection,
+        reason = "none is the rule, and costs a comparison when it goes"
+    )]
     rest: Option<Box<VecDeque<Bytes>>>,
     len: usize,
 }

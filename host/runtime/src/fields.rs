@@ -222,7 +222,9 @@ fn is_text(value: &[u8]) -> bool {
     if let Some(place) = last.get_mut(..rest.len()) {
         place.copy_from_slice(rest);
     }
-    pieces.iter().fold(all(&last), |text, piece| text & all(piece))
+    pieces
+        .iter()
+        .fold(all(&last), |text, piece| text & all(piece))
 }
 
 /// A header name from a guest, in lower case. Guests write them so already, nearly always: then nothing is copied.

@@ -92,6 +92,8 @@ pub struct Module {
     pub(crate) unknown_imports: Vec<String>,
     pub(crate) exports: Vec<String>,
     pub(crate) size: usize,
+    /// Its VMs need fuel, and tell by it what they ran.
+    pub(crate) counts_operators: bool,
 }
 
 impl fmt::Debug for Module {

@@ -24,6 +24,7 @@ use crate::{
     log_rate::LogRate,
     module::Module,
     property::OWNED_REQUEST_HEADERS,
+    recorder::Recorder,
     redis::RedisReply,
     snapshot::Snapshots,
     spec::{Isolation, PluginId, PluginSpec},
@@ -328,6 +329,12 @@ impl Plugin {
     /// What was counted; may be read by any thread.
     pub fn stats(&self) -> Arc<PluginStats> {
         Arc::clone(&self.owner.stats)
+    }
+
+    /// Has `recorder` see what the VM does that stands now, until it goes: exchanges with VMs of their own ([`Isolation::Request`]) are not seen.
+    /// `false` where none stands. It costs a branch a callback and a hostcall where there is none.
+    pub fn record(&self, recorder: Rc<dyn Recorder>) -> bool {
+        self.standing_vm().is_ok_and(|vm| vm.record(recorder))
     }
 
     /// Its id.

@@ -36,6 +36,8 @@ pub struct RuntimeOptions {
     pub vms_max: u32,
     /// No pools: slower starts (three times), but works under valgrind and where address space is limited.
     pub on_demand: bool,
+    /// Wasm operators are counted for a [`Recorder`](crate::Recorder). Code is slower by it (by a quarter, or twice): to count, not to serve.
+    pub count_operators: bool,
 }
 
 impl Default for RuntimeOptions {
@@ -43,6 +45,7 @@ impl Default for RuntimeOptions {
         Self {
             vms_max: VMS_MAX,
             on_demand: false,
+            count_operators: false,
         }
     }
 }
@@ -60,6 +63,7 @@ pub struct Runtime {
     /// What can be allowed or denied.
     capabilities: BTreeSet<&'static str>,
     is_pooling: bool,
+    counts_operators: bool,
 }
 
 impl fmt::Debug for Runtime {
@@ -73,6 +77,11 @@ impl fmt::Debug for Runtime {
 impl Runtime {
     /// Sets up the engine, with pools where they can be had.
     pub fn new(options: RuntimeOptions) -> Result<Self, RuntimeError> {
+        let config = || {
+            let mut config = config();
+            config.consume_fuel(options.count_operators);
+            config
+        };
         let pooled = if options.on_demand {
             None
         } else {
@@ -109,6 +118,7 @@ impl Runtime {
             linkers,
             capabilities,
             is_pooling,
+            counts_operators: options.count_operators,
         })
     }
 
@@ -194,6 +204,7 @@ impl Runtime {
             unknown_imports,
             exports,
             size: wasm.len(),
+            counts_operators: self.counts_operators,
         }))
     }
 

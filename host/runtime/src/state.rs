@@ -27,6 +27,7 @@ use crate::{
     },
     log_rate::LogRate,
     metrics::{Metric, Metrics},
+    recorder::Recorder,
     shared_data::{Namespace, SharedData},
     shared_queue::SharedQueues,
     spec::{PluginId, PluginSpec},
@@ -154,6 +155,8 @@ pub(crate) struct VmState {
     /// Streams that another's callback acted on; woken when the VM has returned.
     pub(crate) wakes: Vec<StreamToken>,
     pub(crate) log_lines: u32,
+    /// Sees what happens here.
+    pub(crate) recorder: Option<Rc<dyn Recorder>>,
     /// Error lines while the plugin starts, for whoever started it.
     pub(crate) start_log: Option<Vec<String>>,
 }
@@ -253,6 +256,7 @@ impl VmState {
             drew_random: false,
             wakes: Vec::new(),
             log_lines: 0,
+            recorder: None,
             start_log: Some(Vec::new()),
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     exports::{Exports, Phase, call_one},
     fields::Fields as _,
     limits::LATENCY_SAMPLING,
+    recorder::Recorder,
     state::{Owner, Role, Root, VmState},
 };
 
@@ -78,6 +79,14 @@ impl Vm {
             .map(|live| look(&mut live.store, &live.instance))
     }
 
+    /// Has `recorder` see what happens in it from now on; whether it stands.
+    pub(crate) fn record(&self, recorder: Rc<dyn Recorder>) -> bool {
+        let put = |store: &mut Store<VmState>, _: &Instance| {
+            store.data_mut().recorder = Some(recorder);
+        };
+        self.inspect(put).is_some()
+    }
+
     fn root<R>(&self, look: impl FnOnce(&mut Root) -> R) -> Option<R> {
         self.inspect(|store, _| store.data_mut().root_mut(self.root).map(look))
             .flatten()
@@ -103,7 +112,10 @@ impl Vm {
         let sampled = stats
             .count_call(callback)
             .is_multiple_of(u64::from(LATENCY_SAMPLING));
-        let began = if sampled {
+        let recorder = live.store.data().recorder.clone();
+        let is_timed = sampled || recorder.is_some();
+        let fuel = recorder.as_ref().and_then(|_| live.store.get_fuel().ok());
+        let began = if is_timed {
             self.owner.embedder.monotonic_ns()
         } else {
             0
@@ -111,14 +123,19 @@ impl Vm {
         live.store.data_mut().begin(callback, self.root, context);
         live.store.set_epoch_deadline(1);
         let result = run(&mut live.store, &live.exports);
+        if is_timed {
+            let ns = self.owner.embedder.monotonic_ns().saturating_sub(began);
+            if sampled {
+                stats.time_call(callback, ns);
+            }
+            if let Some(recorder) = recorder {
+                let left = live.store.get_fuel().ok();
+                let used = fuel.zip(left).map(|(fuel, left)| fuel.saturating_sub(left));
+                recorder.callback(callback, ns, used);
+            }
+        }
         let state = live.store.data_mut();
         state.end();
-        if sampled {
-            stats.time_call(
-                callback,
-                self.owner.embedder.monotonic_ns().saturating_sub(began),
-            );
-        }
         match result {
             Ok(value) => {
                 if !state.wakes.is_empty() {

@@ -219,6 +219,20 @@ impl Cases {
         Self::parse(&text).map_err(|error| at(&error))
     }
 
+    /// Those with `part` in their names, or all.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn named(&self, part: Option<&str>) -> Result<Vec<&Case>, CasesError> {
+        let is_named = |case: &&Case| part.is_none_or(|part| case.name.contains(part));
+        let named: Vec<_> = self.cases.iter().filter(is_named).collect();
+        match (named.is_empty(), part) {
+            (true, Some(part)) => Err(CasesError(format!("no case has {part:?} in its name"))),
+            _ => Ok(named),
+        }
+    }
+
     /// Reads cases from YAML.
     pub fn parse(yaml: &str) -> Result<Self, CasesError> {
         // Our own files: aliases may outnumber anchors by far, as where each case names one configuration.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: `EXIT_CODES`. Results go to standard output, everything else to standard error.
 
+mod bench;
 mod build;
 mod check;
 mod completions;
@@ -18,6 +19,7 @@ mod output;
 mod plugins;
 mod schema;
 mod serve;
+mod subject;
 mod test;
 
 use std::path::PathBuf;
@@ -63,6 +65,7 @@ A control of your own:
   portcullis new my-control                   a crate that builds and passes, with the SDK in it
   cd my-control && cargo test                 its cases, natively
   portcullis test                             builds it, and runs its cases in Wasm
+  portcullis bench                            what they cost, callback by callback
   portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host
   portcullis inspect FILE                     what a module is, needs and can be configured with";
 
@@ -87,6 +90,7 @@ enum Command {
     New(new::New),
     Build(build::Build),
     Test(test::Test),
+    Bench(bench::Bench),
     Inspect(inspect::Inspect),
     Plugins(Plugins),
     Completions(completions::Completions),
@@ -136,6 +140,7 @@ pub fn run() -> ExitCode {
         Command::New(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };

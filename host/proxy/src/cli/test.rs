@@ -1,10 +1,10 @@
 //! `portcullis test`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output::{Format, note, print, print_json};
-use crate::crate_build::{Crate, CrateError};
+use super::output::{Format, print, print_json};
+use super::subject::Subject;
 use crate::trial::Trial;
 
 /// Runs a control's cases on its Wasm module
@@ -66,24 +66,16 @@ pub(super) struct Test {
 
 impl Test {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let module = match self.module {
-            Some(module) => module,
-            None => {
-                let built = Crate::open(&self.dir, self.offline)
-                    .and_then(|control| control.build(&self.features, self.offline));
-                match built {
-                    Ok((path, _)) => path,
-                    // Cargo has said why.
-                    Err(CrateError::Cargo) => return Ok(ExitCode::FAILURE),
-                    Err(error) => {
-                        note(&format!("error: {error}"));
-                        return Ok(ExitCode::FAILURE);
-                    }
-                }
-            }
+        let subject = Subject {
+            dir: &self.dir,
+            module: self.module,
+            cases: self.cases,
+            features: &self.features,
+            offline: self.offline,
         };
-        let module = from_here(module);
-        let cases = self.cases.unwrap_or_else(|| beside(&self.dir));
+        let Some((module, cases)) = subject.find() else {
+            return Ok(ExitCode::FAILURE);
+        };
         let trial = Trial {
             module: &module,
             cases: &cases,
@@ -100,19 +92,4 @@ impl Test {
             false => ExitCode::FAILURE,
         })
     }
-}
-
-/// `cases.yaml` in a folder, without a `./` before it.
-fn beside(folder: &Path) -> PathBuf {
-    match folder == Path::new(".") {
-        true => "cases.yaml".into(),
-        false => folder.join("cases.yaml"),
-    }
-}
-
-/// A path as one would type it, if it is below the working directory.
-fn from_here(path: PathBuf) -> PathBuf {
-    let here = std::env::current_dir().ok();
-    let below = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
-    below.unwrap_or(path)
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderName;
-use portcullis_runtime::{Chain, Plugin, PluginId};
+use portcullis_runtime::{Chain, Plugin, PluginId, Recorder};
 
 use super::explanation::Started;
 use super::prepared::Answers;
@@ -70,6 +70,18 @@ impl<'p> Stage<'p> {
             true => Ok(stage),
             false => Err(PolicyErrors(problems)),
         }
+    }
+
+    /// Has `recorder` see what its plugins do from now on; whether all of them stand.
+    pub(crate) fn record<R: Recorder + 'static>(&self, recorder: &Rc<R>) -> bool {
+        let mut plugins = self.plugins.iter().flatten();
+        plugins.all(|plugin| plugin.record(Rc::<R>::clone(recorder)))
+    }
+
+    /// What its plugins hold of memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let plugins = self.plugins.iter().flatten();
+        plugins.map(|plugin| plugin.stats().memory_bytes()).sum()
     }
 
     /// Runs every timer once, and answers the callouts that come of it.

@@ -17,7 +17,7 @@ pub(super) struct Tried {
 
 /// Why there is nothing to compare.
 #[derive(Debug)]
-pub(super) enum Miss {
+pub(crate) enum Miss {
     /// It did not come to an end as a case can expect one.
     Failed(String),
     /// It cannot be tried here.

@@ -14,10 +14,9 @@ use crate::explain::{Answers, Explanation, Outcome, Question, Stage, Time};
 use crate::module_cache::DiskCache;
 use crate::modules::Modules;
 use crate::policy::{Policy, PolicyErrors};
-use crate::serve;
 
 /// This host, with the control's module in it.
-pub(super) struct Here<'t> {
+pub(crate) struct Here<'t> {
     control: &'t Control,
     certificate: &'t Certificate,
     runtime: Arc<Runtime>,
@@ -27,25 +26,48 @@ pub(super) struct Here<'t> {
 }
 
 impl<'t> Here<'t> {
-    pub(super) fn new(control: &'t Control, certificate: &'t Certificate) -> anyhow::Result<Self> {
-        Ok(Self {
+    pub(crate) fn new(
+        runtime: Arc<Runtime>,
+        control: &'t Control,
+        certificate: &'t Certificate,
+    ) -> Self {
+        Self {
             control,
             certificate,
-            runtime: serve::runtime()?,
+            runtime,
             cache: DiskCache::of_user(),
             modules: Modules::default(),
-        })
+        }
     }
 
     /// Runs one case, with a fresh plugin.
-    pub(super) fn run(&mut self, case: &Case) -> Verdict {
+    pub(crate) fn run(&mut self, case: &Case) -> Verdict {
         if !case.places.contains(&Place::Host) {
             return Miss::NotRun(case.because.clone().unwrap_or_default()).into();
         }
-        self.exchanges(case).unwrap_or_else(Verdict::from)
+        let verdict = self.on_stage(case, |stage, questions| {
+            let mut log = Vec::new();
+            for started in stage.started() {
+                log.extend(started.said.log);
+                log.extend(started.said.callouts);
+            }
+            compare(case, log, |index| match questions.get(index) {
+                Some(question) => exchange(stage, question),
+                None => Tried {
+                    outcome: Err(Miss::NotRun("it has no such step".into())),
+                    log: Vec::new(),
+                },
+            })
+        });
+        verdict.unwrap_or_else(Verdict::from)
     }
 
-    fn exchanges(&mut self, case: &Case) -> Result<Verdict, Miss> {
+    /// Starts the plugin as a case has it, and gives what the case's steps ask.
+    pub(crate) fn on_stage<R>(
+        &mut self,
+        case: &Case,
+        run: impl FnOnce(&Stage<'_>, &[Question]) -> R,
+    ) -> Result<R, Miss> {
         let answers = Answers::new(answers(case)?);
         let questions = questions(case)?;
         let nowhere = Surroundings::nowhere(case);
@@ -60,18 +82,7 @@ impl<'t> Here<'t> {
         let stage = Stage::start(&policy, &modules, answers, Time::Passes);
         self.modules = modules;
         let stage = stage.map_err(|PolicyErrors(problems)| Miss::refused(&problems))?;
-        let mut log = Vec::new();
-        for started in stage.started() {
-            log.extend(started.said.log);
-            log.extend(started.said.callouts);
-        }
-        Ok(compare(case, log, |index| match questions.get(index) {
-            Some(question) => exchange(&stage, question),
-            None => Tried {
-                outcome: Err(Miss::NotRun("it has no such step".into())),
-                log: Vec::new(),
-            },
-        }))
+        Ok(run(&stage, &questions))
     }
 }
 

@@ -15,15 +15,17 @@ mod upstream;
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use portcullis_cases::{Case, Cases, Place};
-use portcullis_module::Description;
 
-pub(crate) use report::Report;
+pub(crate) use exchange::Miss;
+pub(crate) use here::Here;
+pub(crate) use report::{Report, Verdict};
+pub(crate) use scene::{Certificate, Control};
 
-use here::Here;
-use report::{Row, Verdict};
-use scene::{Certificate, Control};
+use report::Row;
+
+use crate::serve;
 
 /// What to run.
 #[derive(Debug)]
@@ -46,14 +48,11 @@ impl Trial<'_> {
     /// The module or the cases cannot be read, or do not belong together, or Envoy does not start. A case that does not hold is no error.
     pub(crate) fn run(&self) -> anyhow::Result<Report> {
         let read = Cases::read(self.cases)?;
-        let is_named = |case: &&Case| self.named.is_none_or(|part| case.name.contains(part));
-        let cases: Vec<&Case> = read.cases.iter().filter(is_named).collect();
-        if let (true, Some(part)) = (cases.is_empty(), self.named) {
-            bail!("{}: no case has {part:?} in its name", self.cases.display());
-        }
-        let control = self.control(&read.control)?;
+        let named = read.named(self.named);
+        let cases = named.with_context(|| self.cases.display().to_string())?;
+        let control = Control::of(self.module, self.cases, &read.control)?;
         let certificate = Certificate::make()?;
-        let mut here = Here::new(&control, &certificate)?;
+        let mut here = Here::new(serve::runtime()?, &control, &certificate);
         let mut rows: Vec<Row> = cases
             .iter()
             .map(|case| row(case, Place::Host, here.run(case)))
@@ -64,27 +63,6 @@ impl Trial<'_> {
             rows.extend(pairs.map(|(case, verdict)| row(case, Place::Envoy, verdict)));
         }
         Ok(Report::new(read.control, self.module, self.cases, rows))
-    }
-
-    /// The module, if it is the one that the cases are about.
-    fn control(&self, name: &str) -> anyhow::Result<Control> {
-        let (module, cases) = (self.module.display(), self.cases.display());
-        let bytes = std::fs::read(self.module).with_context(|| format!("cannot read {module}"))?;
-        let description = Description::read(&bytes).with_context(|| module.to_string())?;
-        if let Some(of) = description.as_ref().filter(|of| of.name != name) {
-            bail!(
-                "{cases} has the cases of {name:?}, and {module} is {:?}",
-                of.name
-            );
-        }
-        Ok(Control {
-            name: name.to_owned(),
-            module: self
-                .module
-                .canonicalize()
-                .with_context(|| format!("cannot find {module}"))?,
-            awaits_body: description.is_some_and(|it| it.awaits_body),
-        })
     }
 }
 

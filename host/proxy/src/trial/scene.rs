@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use portcullis_cases::Case;
+use portcullis_module::Description;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -33,7 +34,7 @@ impl Listener {
 
 /// The module that cases are run on.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(crate) struct Control {
     /// As the cases have it.
     pub(super) name: String,
     /// Absolute.
@@ -42,15 +43,40 @@ pub(super) struct Control {
     pub(super) awaits_body: bool,
 }
 
+impl Control {
+    /// A module, if it is the one that the cases of `name` are about.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is that of another control.
+    pub(crate) fn of(module: &Path, cases: &Path, name: &str) -> anyhow::Result<Self> {
+        let (path, cases) = (module.display(), cases.display());
+        let bytes = std::fs::read(module).with_context(|| format!("cannot read {path}"))?;
+        let description = Description::read(&bytes).with_context(|| path.to_string())?;
+        if let Some(of) = description.as_ref().filter(|of| of.name != name) {
+            bail!(
+                "{cases} has the cases of {name:?}, and {path} is {:?}",
+                of.name
+            );
+        }
+        let module = module.canonicalize();
+        Ok(Self {
+            name: name.to_owned(),
+            module: module.with_context(|| format!("cannot find {path}"))?,
+            awaits_body: description.is_some_and(|it| it.awaits_body),
+        })
+    }
+}
+
 /// What the listener with TLS shows; the files go with it.
 #[derive(Debug)]
-pub(super) struct Certificate {
+pub(crate) struct Certificate {
     folder: TempDir,
     pub(super) der: CertificateDer<'static>,
 }
 
 impl Certificate {
-    pub(super) fn make() -> anyhow::Result<Self> {
+    pub(crate) fn make() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for a certificate")?;
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new([SERVER_NAME.to_owned()])?.self_signed(&key)?;

@@ -91,6 +91,9 @@ fn answer<R: Reply>(
         tracing::debug!(plugin = state.owner.spec.name, hostcall = name, mode = ?state.mode, "hostcall where none is allowed");
         return Err(Ended(TrapKind::Restricted).into());
     };
+    if let Some(recorder) = &state.recorder {
+        recorder.hostcall(name);
+    }
     let mut call = Call { caller, memory };
     match run(&mut call) {
         Ok(reply) => Ok(reply.number()),
@@ -299,6 +302,9 @@ impl Call<'_> {
             .as_ref()
             .map(Rc::clone)
             .ok_or(Status::InternalFailure)?;
+        if let Some(recorder) = &self.state().recorder {
+            recorder.allocation(len);
+        }
         let mode = std::mem::replace(&mut self.state_mut().mode, Mode::Allocating);
         let result = allocate.call(&mut self.caller, len);
         self.state_mut().mode = mode;

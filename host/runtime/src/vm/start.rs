@@ -6,7 +6,7 @@ use wasmtime::{AsContextMut as _, Instance, InstancePre, Store};
 
 use super::{Live, Shell, Vm};
 use crate::{
-    abi::{AbiVersion, Callback, Callbacks, LogLevel, TrapKind},
+    abi::{Callback, Callbacks, LogLevel, TrapKind},
     bounds::trap_kind,
     context::ROOT_CONTEXT,
     exports::{Exports, callback_of, function},
@@ -48,7 +48,7 @@ impl Vm {
         role: Role,
     ) -> Result<Rc<Self>, Failed> {
         let (abi, callbacks) = (module.abi_version(), module.callbacks());
-        let mut store = store(module.instance(), owner, role, abi);
+        let mut store = store(module, module.instance(), owner, role);
         let result = instantiate(module.instance(), &mut store).and_then(|instance| {
             initialize(&instance, &mut store, owner)?;
             store.data_mut().mode = Mode::Running;
@@ -129,7 +129,7 @@ impl Vm {
         owner: &Rc<Owner>,
     ) -> Result<Rc<Self>, StartFailure> {
         let abi = module.abi_version();
-        let mut store = store(image, owner, Role::Request, abi);
+        let mut store = store(module, image, owner, Role::Request);
         let instance = instantiate(image, &mut store)?;
         let exports = Exports::find(&instance, &mut store, abi, module.callbacks());
         store.data_mut().apply(template);
@@ -156,16 +156,20 @@ impl Vm {
 }
 
 fn store(
+    module: &Module,
     image: &InstancePre<VmState>,
     owner: &Rc<Owner>,
     role: Role,
-    abi: AbiVersion,
 ) -> Store<VmState> {
-    let state = VmState::new(Rc::clone(owner), role, abi);
+    let state = VmState::new(Rc::clone(owner), role, module.abi_version());
     let mut store = Store::new(image.module().engine(), state);
     store.limiter(|state| &mut state.limiter);
     store.epoch_deadline_callback(|mut context| context.data_mut().tick());
     store.set_epoch_deadline(1);
+    if module.counts_operators {
+        // More than it can use: only what is used is looked at. It fails where no fuel is counted, which is not here.
+        let _ = store.set_fuel(u64::MAX);
+    }
     store
 }
 

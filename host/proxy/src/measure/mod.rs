@@ -1,0 +1,198 @@
+//! What a control's cases cost on its finished module: what `portcullis bench` does.
+//!
+//! The first exchange of a case is asked again and again of one plugin, in the runtime's own chain and without a socket ([`crate::explain`]), as
+//! `portcullis test` asks it once. Measured is the time inside of the plugin's callbacks, hostcalls included, less what the clock itself takes:
+//! what a request pays for the plugin, and nothing that it pays anyway. Between two exchanges other work of this host runs, as in a proxy.
+//!
+//! Wasm operators, hostcalls and allocations are counted in a second pass, by an engine that counts operators: the same on every machine, and at
+//! every hour.
+
+mod baseline;
+mod picture;
+mod recording;
+mod report;
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use portcullis_cases::{Case, Cases, Place};
+use portcullis_runtime::RuntimeOptions;
+
+pub(crate) use baseline::{Baseline, Comparison};
+pub(crate) use picture::html;
+pub(crate) use report::{Budget, Measurement};
+
+use crate::explain::{Outcome, Question, Stage};
+use crate::serve;
+use crate::trial::{Certificate, Control, Here, Miss, Verdict};
+use recording::{Recording, What, clock_ns};
+use report::{NotMeasured, Row};
+
+/// Exchanges before the first that is measured: caches are warm then, and what a plugin fetches is there.
+const WARM_UP: u32 = 200;
+/// Exchanges whose operators are counted: they differ little.
+const COUNTED: u32 = 50;
+/// A case that takes longer ends early.
+const CASE_MAX: Duration = Duration::from_secs(10);
+
+/// What to measure.
+#[derive(Debug)]
+pub(crate) struct Measuring<'m> {
+    /// The finished module.
+    pub(crate) module: &'m Path,
+    /// `cases.yaml`.
+    pub(crate) cases: &'m Path,
+    /// Only cases with this in their names.
+    pub(crate) named: Option<&'m str>,
+    /// How often each is asked.
+    pub(crate) exchanges: u32,
+}
+
+/// How a plugin's exchanges went.
+struct Run {
+    recording: Rc<Recording>,
+    /// Of each answer; 0 where the exchange was reset.
+    status: u16,
+    exchanges: u32,
+    memory_bytes: usize,
+    note: Option<String>,
+}
+
+impl Measuring<'_> {
+    /// Measures.
+    ///
+    /// # Errors
+    ///
+    /// The module or the cases cannot be read, or do not belong together. A case that cannot be measured is no error.
+    pub(crate) fn run(&self) -> anyhow::Result<Measurement> {
+        let read = Cases::read(self.cases)?;
+        let named = read.named(self.named);
+        let mut chosen = named.with_context(|| self.cases.display().to_string())?;
+        if chosen.iter().any(|case| case.benchmark) {
+            chosen.retain(|case| case.benchmark);
+        }
+        let control = Control::of(self.module, self.cases, &read.control)?;
+        let certificate = Certificate::make()?;
+        let mut counting = RuntimeOptions::default();
+        counting.on_demand = true;
+        counting.count_operators = true;
+        let counting = serve::ticking(counting)?;
+        let mut timed = Here::new(serve::runtime()?, &control, &certificate);
+        let mut counted = Here::new(counting, &control, &certificate);
+        let clock_ns = clock_ns();
+        let (mut measured, mut not_measured) = (Vec::new(), Vec::new());
+        for case in chosen {
+            match self.row(case, (&mut timed, &mut counted), clock_ns) {
+                Ok(row) => measured.push(row),
+                Err(reason) => not_measured.push(NotMeasured {
+                    case: case.name.clone(),
+                    reason,
+                }),
+            }
+        }
+        Ok(Measurement {
+            control: read.control,
+            module: self.module.display().to_string(),
+            cases: self.cases.display().to_string(),
+            clock_ns,
+            measured,
+            not_measured,
+        })
+    }
+
+    fn row(
+        &self,
+        case: &Case,
+        (timed, counted): (&mut Here<'_>, &mut Here<'_>),
+        clock_ns: u64,
+    ) -> Result<Row, String> {
+        if !case.places.contains(&Place::Host) {
+            return Err(case.because.clone().unwrap_or_default());
+        }
+        match timed.run(case) {
+            Verdict::Holds => {}
+            Verdict::NotRun { reason } => return Err(reason),
+            Verdict::Fails(_) => return Err("it does not hold: see `portcullis test`".into()),
+        }
+        let run = asked(timed, case, What::Times, self.exchanges)?;
+        let count = asked(counted, case, What::Counts, COUNTED.min(self.exchanges))?;
+        Ok(Row::new(&case.name, &run, &count.recording, clock_ns))
+    }
+}
+
+/// Asks the first exchange of a case so often.
+fn asked(here: &mut Here<'_>, case: &Case, what: What, exchanges: u32) -> Result<Run, String> {
+    let run = here.on_stage(case, |stage, questions| match questions.first() {
+        Some(question) => repeated(stage, question, what, exchanges),
+        None => Err("it has no step".into()),
+    });
+    run.unwrap_or_else(|miss| match miss {
+        Miss::Failed(reason) | Miss::NotRun(reason) => Err(reason),
+    })
+}
+
+fn repeated(
+    stage: &Stage<'_>,
+    question: &Question,
+    what: What,
+    exchanges: u32,
+) -> Result<Run, String> {
+    let mut status = None;
+    for _ in 0..WARM_UP.min(exchanges) {
+        status = Some(answered(stage, question)?);
+    }
+    let recording = Rc::new(Recording::new(what));
+    if !stage.record(&recording) {
+        return Err("no VM of it stands".into());
+    }
+    let (began, mut done, mut note) = (Instant::now(), 0, None);
+    while done < exchanges {
+        let now = answered(stage, question)?;
+        if *status.get_or_insert(now) != now {
+            recording.forget_exchange();
+            note = Some(format!(
+                "its answer became {now} after {} exchanges: only those before are measured",
+                done + WARM_UP.min(exchanges)
+            ));
+            break;
+        }
+        recording.end_exchange();
+        done += 1;
+        if began.elapsed() > CASE_MAX {
+            note = Some(format!(
+                "ended after {} s with {done} exchanges",
+                CASE_MAX.as_secs()
+            ));
+            break;
+        }
+    }
+    recording.close();
+    if done == 0 {
+        return Err(note.unwrap_or_else(|| "no exchange was asked for".into()));
+    }
+    Ok(Run {
+        recording,
+        status: status.unwrap_or_default(),
+        exchanges: done,
+        memory_bytes: stage.memory_bytes(),
+        note,
+    })
+}
+
+/// Asks once: the status of the answer, 0 where the exchange is reset.
+fn answered(stage: &Stage<'_>, question: &Question) -> Result<u16, String> {
+    let (explanation, traffic) = stage.ask(question).map_err(|error| error.to_string())?;
+    // What was said is for those who look at one exchange.
+    drop(stage.started());
+    match explanation.outcome {
+        Outcome::Answer { .. } | Outcome::Reset { .. } => {
+            Ok(traffic.answer.map_or(0, |answer| answer.status().as_u16()))
+        }
+        Outcome::Held { waits_for, .. } => Err(format!(
+            "asked again it is held, and nothing releases it: it waits for {waits_for}"
+        )),
+        Outcome::NoRequest { reason } => Err(reason),
+    }
+}
