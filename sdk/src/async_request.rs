@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::connection::Connection;
+use crate::cookies::Cookies;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
+use crate::form::{self, Form};
 use crate::host::{Host, Level, Map};
 use crate::http_call::HttpCallResponse;
 use crate::limits;
 use crate::log::{self, Field};
 use crate::plugin_context::whole_ms;
-use crate::request::{Request, exchange_functions, field_functions};
+use crate::request::{Request, exchange_functions, field_functions, request_functions};
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
 
@@ -121,27 +123,12 @@ impl AsyncRequest {
         }
     }
 
-    /// The method. One hostcall.
-    pub fn method(&self) -> Result<Vec<u8>, Error> {
-        self.header(":method")?.ok_or(Error::Missing(":method"))
-    }
-
-    /// The path with its query, as the host normalised it. One hostcall.
-    pub fn path(&self) -> Result<Vec<u8>, Error> {
-        self.header(":path")?.ok_or(Error::Missing(":path"))
-    }
-
-    /// The host that the client named, port included. One hostcall.
-    pub fn authority(&self) -> Result<Vec<u8>, Error> {
-        self.header(":authority")?
-            .ok_or(Error::Missing(":authority"))
-    }
-
     /// Whether the request has no body.
     pub fn end_of_stream(&self) -> bool {
         self.signals.end_of_stream.get()
     }
 
+    request_functions!();
     field_functions!(Map::Request);
     exchange_functions!();
 

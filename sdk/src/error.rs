@@ -25,6 +25,12 @@ pub enum Error {
     /// Something that every exchange has is not there.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// Something comes more than once, with different values: whoever reads it later may take another one.
+    #[error("{0} comes twice, with different values")]
+    Ambiguous(&'static str),
+    /// Others wrote a shared value in between, every time that it was tried.
+    #[error("{0} is written by others too often")]
+    Contended(&'static str),
 }
 
 impl Error {

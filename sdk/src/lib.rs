@@ -12,9 +12,9 @@
 //!    [`Metadata`] does not list is not exported, so the host never calls it.
 //! 4. The state of an exchange lives in the exchange ([`Control::State`]), never in a map keyed by an id.
 //!
-//! Order of the files, each using only those before it: `limits < error < fields < host < log < {connection, foreign,
-//! metric, json} < scope < {shared_data, tree} < {decision, decision_id, callbacks} < enforcement < filter < {request,
-//! http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
+//! Order of the files, each using only those before it: `limits < error < {fields, form} < {host, cookies, structured} < log < {connection,
+//! foreign, metric, json} < {scope, json_text} < {shared_data, tree} < {decision, decision_id, callbacks} < enforcement <
+//! filter < {request, http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
 //! schema, testing}`.
 
 mod async_control;
@@ -25,6 +25,7 @@ mod configuration;
 mod connection;
 mod contexts;
 mod control;
+mod cookies;
 mod decision;
 mod decision_id;
 mod enforcement;
@@ -34,10 +35,12 @@ mod export;
 mod fields;
 mod filter;
 mod foreign;
+mod form;
 mod host;
 mod http_call;
 mod id_table;
 mod json;
+mod json_text;
 mod limits;
 mod log;
 mod metric;
@@ -51,6 +54,7 @@ mod response;
 mod schema;
 mod scope;
 mod shared_data;
+mod structured;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod tree;
@@ -62,13 +66,16 @@ pub use callbacks::Callbacks;
 pub use configuration::ConfigError;
 pub use connection::{Connection, TlsVersion};
 pub use control::{Control, Metadata};
+pub use cookies::Cookies;
 pub use decision::{Decision, LocalResponse};
 pub use error::{Error, Status};
 pub use exchange_log::Log;
 pub use fields::{CheckedHeader, FieldPairs};
 pub use foreign::{Foreign, Verified};
+pub use form::Form;
 pub use host::Level;
 pub use http_call::{CallId, HttpCallResponse};
+pub use json_text::{JsonPointer, JsonText};
 pub use log::Field;
 pub use metric::{Counter, Gauge, Histogram};
 pub use plugin_context::PluginContext;
@@ -80,14 +87,15 @@ pub use shared_data::{Cas, CasOutcome, SharedData};
 pub mod prelude {
     pub use crate::{
         Async, AsyncControl, AsyncRequest, Body, CallId, CallResponse, Callbacks, Cas, CasOutcome,
-        ConfigError, Connection, Control, Counter, Decision, Error, Field, FieldPairs, Foreign,
-        Gauge, Held, Histogram, HttpCallResponse, Level, LocalResponse, Log, Metadata,
-        PluginContext, Request, Response, SharedData, Status, TlsVersion, Verified, export, policy,
+        ConfigError, Connection, Control, Cookies, Counter, Decision, Error, Field, FieldPairs,
+        Foreign, Form, Gauge, Held, Histogram, HttpCallResponse, JsonPointer, JsonText, Level,
+        LocalResponse, Log, Metadata, PluginContext, Request, Response, SharedData, Status,
+        TlsVersion, Verified, export, policy,
     };
 }
 
 // What a control's own manifest then need not name.
-pub use {schemars, serde, serde_json};
+pub use {schemars, serde, serde_json, sfv};
 
 /// What [`export!`] expands to. Not for use by hand.
 #[doc(hidden)]

@@ -3,9 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::connection::Connection;
+use crate::cookies::Cookies;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
+use crate::form::{self, Form};
 use crate::host::{Host, Level, Map};
 use crate::http_call::CallId;
 use crate::log::{self, Field};
@@ -129,7 +131,37 @@ macro_rules! exchange_functions {
         }
     };
 }
-pub(crate) use {exchange_functions, field_functions};
+/// The functions that requests share, awaited or not.
+macro_rules! request_functions {
+    () => {
+        /// The method. One hostcall.
+        pub fn method(&self) -> Result<Vec<u8>, Error> {
+            self.header(":method")?.ok_or(Error::Missing(":method"))
+        }
+
+        /// The path with its query, as the host normalised it. One hostcall.
+        pub fn path(&self) -> Result<Vec<u8>, Error> {
+            self.header(":path")?.ok_or(Error::Missing(":path"))
+        }
+
+        /// The pairs of the query, as a browser's form writes them; none if there is no query. One hostcall.
+        pub fn query(&self) -> Result<Form, Error> {
+            Form::parse(form::query(&self.path()?))
+        }
+
+        /// The host that the client named, port included. One hostcall.
+        pub fn authority(&self) -> Result<Vec<u8>, Error> {
+            self.header(":authority")?
+                .ok_or(Error::Missing(":authority"))
+        }
+
+        /// The cookies, over all `cookie` headers. One hostcall.
+        pub fn cookies(&self) -> Result<Cookies, Error> {
+            self.all_headers().map(Cookies::new)
+        }
+    };
+}
+pub(crate) use {exchange_functions, field_functions, request_functions};
 
 /// A request that is held: what [`PluginContext::release`](crate::PluginContext::release) wants to know.
 #[derive(Debug)]
@@ -166,22 +198,6 @@ impl<'a> Request<'a> {
             end_of_stream,
             held: false,
         }
-    }
-
-    /// The method. One hostcall.
-    pub fn method(&self) -> Result<Vec<u8>, Error> {
-        self.header(":method")?.ok_or(Error::Missing(":method"))
-    }
-
-    /// The path with its query, as the host normalised it. One hostcall.
-    pub fn path(&self) -> Result<Vec<u8>, Error> {
-        self.header(":path")?.ok_or(Error::Missing(":path"))
-    }
-
-    /// The host that the client named, port included. One hostcall.
-    pub fn authority(&self) -> Result<Vec<u8>, Error> {
-        self.header(":authority")?
-            .ok_or(Error::Missing(":authority"))
     }
 
     /// The scheme that the host derived. Not a proof of TLS: ask the [`connection`](Self::connection). One hostcall.
@@ -227,6 +243,7 @@ impl<'a> Request<'a> {
             .map(CallId)
     }
 
+    request_functions!();
     field_functions!(Map::Request);
     exchange_functions!();
 }
