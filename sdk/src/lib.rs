@@ -12,14 +12,16 @@
 //!    [`Metadata`] does not list is not exported, so the host never calls it.
 //! 4. The state of an exchange lives in the exchange ([`Control::State`]), never in a map keyed by an id.
 //!
-//! Order of the files, each using only those before it: `limits < error < {fields, form} < {host, cookies, structured} < log < {connection,
-//! foreign, metric, json} < {scope, json_text} < {shared_data, tree} < {decision, decision_id, callbacks} < enforcement <
+//! Order of the files, each using only those before it: `{limits, bounded_cache} < error < {fields, form} < {host, cookies, structured} < log < {connection,
+//! foreign, metric, json} < {scope, json_text} < {shared_data, shared_store,
+//! shared_counter, tree} < {decision, decision_id, callbacks} < enforcement <
 //! filter < {request, http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
 //! schema, testing}`.
 
 mod async_control;
 mod async_request;
 mod body;
+mod bounded_cache;
 mod callbacks;
 mod configuration;
 mod connection;
@@ -53,7 +55,9 @@ mod request;
 mod response;
 mod schema;
 mod scope;
+mod shared_counter;
 mod shared_data;
+mod shared_store;
 mod structured;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -62,6 +66,7 @@ mod tree;
 pub use async_control::{Async, AsyncControl};
 pub use async_request::{AsyncRequest, CallResponse};
 pub use body::Body;
+pub use bounded_cache::BoundedCache;
 pub use callbacks::Callbacks;
 pub use configuration::ConfigError;
 pub use connection::{Connection, TlsVersion};
@@ -81,16 +86,19 @@ pub use metric::{Counter, Gauge, Histogram};
 pub use plugin_context::PluginContext;
 pub use request::{Held, Request};
 pub use response::Response;
+pub use shared_counter::SharedCounter;
 pub use shared_data::{Cas, CasOutcome, SharedData};
+pub use shared_store::{Change, SharedStore};
 
 /// All that a control's code names: `use portcullis_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Async, AsyncControl, AsyncRequest, Body, CallId, CallResponse, Callbacks, Cas, CasOutcome,
-        ConfigError, Connection, Control, Cookies, Counter, Decision, Error, Field, FieldPairs,
-        Foreign, Form, Gauge, Held, Histogram, HttpCallResponse, JsonPointer, JsonText, Level,
-        LocalResponse, Log, Metadata, PluginContext, Request, Response, SharedData, Status,
-        TlsVersion, Verified, export, policy,
+        Async, AsyncControl, AsyncRequest, Body, BoundedCache, CallId, CallResponse, Callbacks,
+        Cas, CasOutcome, Change, ConfigError, Connection, Control, Cookies, Counter, Decision,
+        Error, Field, FieldPairs, Foreign, Form, Gauge, Held, Histogram, HttpCallResponse,
+        JsonPointer, JsonText, Level, LocalResponse, Log, Metadata, PluginContext, Request,
+        Response, SharedCounter, SharedData, SharedStore, Status, TlsVersion, Verified, export,
+        policy,
     };
 }
 
