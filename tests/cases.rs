@@ -74,7 +74,7 @@ fn policy() -> Result<()> {
 /// The SDK's examples, as the linker leaves them; natively they run in its own tests.
 #[test]
 fn examples() -> Result<()> {
-    for example in ["smallest", "opa", "json_body"] {
+    for example in ["smallest", "roles", "opa", "json_body"] {
         let module = example::build("portcullis-sdk", example)?;
         let cases = repository().join(format!("sdk/examples/{example}.yaml"));
         let Cases { control, cases } = Cases::read(cases)?;

@@ -21,6 +21,7 @@ use crate::plugin_context::whole_ms;
 use crate::request::{Request, exchange_functions, field_functions, request_functions};
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// A request that may be waited with. Until the control has decided, nothing of it goes on, so headers can be read and
 /// changed before and after each `await`.

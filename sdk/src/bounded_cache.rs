@@ -193,7 +193,7 @@ impl<K: Hash + Eq, V> BoundedCache<K, V> {
     /// # use portcullis_sdk::BoundedCache;
     /// let mut cache = BoundedCache::new(8);
     /// cache.insert("a", 1, SystemTime::UNIX_EPOCH);
-    /// assert_eq!(cache.remove("a"), Some(1));
+    /// assert_eq!(cache.remove(&"a"), Some(1));
     /// assert!(cache.is_empty());
     /// ```
     pub fn remove<Q: Hash + ?Sized>(&mut self, key: &Q) -> Option<V>

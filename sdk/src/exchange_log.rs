@@ -10,6 +10,7 @@ use crate::log::{self, Field};
 use crate::request::exchange_functions;
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// A finished exchange: its headers are readable, nothing can be changed or decided.
 #[derive(Debug)]

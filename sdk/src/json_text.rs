@@ -49,6 +49,11 @@ impl<'a> JsonText<'a> {
         }
     }
 
+    /// Of a value that was checked before, without blanks around it.
+    pub(crate) fn checked(text: &'a [u8]) -> Self {
+        Self { text }
+    }
+
     /// The value that a pointer names; `None` if there is none.
     ///
     /// ```

@@ -15,7 +15,7 @@
 //! Order of the files, each using only those before it: `{limits, bounded_cache} < error < {fields, form} < {host, cookies, structured} < log < {connection,
 //! foreign, metric, json} < {scope, json_text} < {shared_data, shared_store,
 //! shared_counter, tree} < {decision, decision_id, callbacks} < enforcement <
-//! filter < {request, http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
+//! filter < verified_claims < {request, http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
 //! schema, testing}`.
 
 mod async_control;
@@ -62,6 +62,7 @@ mod structured;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod tree;
+mod verified_claims;
 
 pub use async_control::{Async, AsyncControl};
 pub use async_request::{AsyncRequest, CallResponse};
@@ -89,6 +90,7 @@ pub use response::Response;
 pub use shared_counter::SharedCounter;
 pub use shared_data::{Cas, CasOutcome, SharedData};
 pub use shared_store::{Change, SharedStore};
+pub use verified_claims::VerifiedClaims;
 
 /// All that a control's code names: `use portcullis_sdk::prelude::*;`.
 pub mod prelude {
@@ -97,8 +99,8 @@ pub mod prelude {
         Cas, CasOutcome, Change, ConfigError, Connection, Control, Cookies, Counter, Decision,
         Error, Field, FieldPairs, Foreign, Form, Gauge, Held, Histogram, HttpCallResponse,
         JsonPointer, JsonText, Level, LocalResponse, Log, Metadata, PluginContext, Request,
-        Response, SharedCounter, SharedData, SharedStore, Status, TlsVersion, Verified, export,
-        policy,
+        Response, SharedCounter, SharedData, SharedStore, Status, TlsVersion, Verified,
+        VerifiedClaims, export, policy,
     };
 }
 

@@ -14,6 +14,7 @@ use crate::log::{self, Field};
 use crate::plugin_context::whole_ms;
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// The functions that requests and responses share; every one is one hostcall.
 macro_rules! field_functions {
@@ -97,6 +98,13 @@ macro_rules! exchange_functions {
         /// one segment: `["jwt.sub"]`. `None` where the host does not know it. One hostcall.
         pub fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, Error> {
             self.scope.property(path)
+        }
+
+        /// The claims that jwt-auth verified, where it stands before this control with `share_claims: true`; `None` where
+        /// nobody did. No client can set them. In one module with jwt-auth no hostcall, else one.
+        pub fn verified_claims(&self) -> Result<Option<VerifiedClaims>, Error> {
+            let claims = self.scope.property(&[VerifiedClaims::PROPERTY])?;
+            claims.map(VerifiedClaims::parse).transpose()
         }
 
         /// Leaves a property for this exchange's later callbacks and filters; they read it as the one segment `name`.

@@ -4,6 +4,8 @@
 mod json_body;
 #[path = "../examples/opa.rs"]
 mod opa;
+#[path = "../examples/roles.rs"]
+mod roles;
 #[path = "../examples/smallest.rs"]
 mod smallest;
 
@@ -15,6 +17,11 @@ use portcullis_sdk::testing::{self, AnyExchange, Harness};
 #[test]
 fn a_rule_on_headers() {
     testing::check::<smallest::ClosedPath>("examples/smallest.yaml");
+}
+
+#[test]
+fn a_rule_on_what_was_verified() {
+    testing::check::<roles::Roles>("examples/roles.yaml");
 }
 
 #[test]
