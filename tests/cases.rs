@@ -22,6 +22,7 @@ use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
 use portcullis_tests::client::{Protocol, Route, Security};
 use portcullis_tests::envoy::{self, Envoy};
+use portcullis_tests::grpc_upstream::{GrpcAnswer, GrpcUpstream};
 use portcullis_tests::http1::{Answer, Headers, Request};
 use portcullis_tests::report;
 use portcullis_tests::upstream::Upstream;
@@ -74,7 +75,7 @@ fn policy() -> Result<()> {
 /// The SDK's examples, as the linker leaves them; natively they run in its own tests.
 #[test]
 fn examples() -> Result<()> {
-    for example in ["smallest", "roles", "opa", "json_body"] {
+    for example in ["smallest", "roles", "opa", "grpc_authorizer", "json_body"] {
         let module = example::build("portcullis-sdk", example)?;
         let cases = repository().join(format!("sdk/examples/{example}.yaml"));
         let Cases { control, cases } = Cases::read(cases)?;
@@ -229,6 +230,8 @@ struct Run<'a> {
 struct Scene {
     upstream: Upstream,
     callouts: BTreeMap<String, Upstream>,
+    /// Kept for as long as the case runs.
+    _grpc: Vec<GrpcUpstream>,
     policy: serde_json::Value,
 }
 
@@ -324,7 +327,19 @@ impl Run<'_> {
     fn scene(&self, index: usize, case: &Case) -> Result<Scene> {
         let upstream = Upstream::start()?;
         let mut callouts: BTreeMap<String, Upstream> = BTreeMap::new();
+        let mut grpc_answers: BTreeMap<String, Vec<GrpcAnswer>> = BTreeMap::new();
         for callout in &case.callouts {
+            if let Some(status) = callout.grpc_status {
+                let message = callout.body.as_ref().map(|body| self.value(body));
+                let answers = grpc_answers.entry(callout.cluster.clone()).or_default();
+                answers.push(GrpcAnswer {
+                    path: callout.path.clone(),
+                    message: message.transpose()?.unwrap_or_default(),
+                    status,
+                    status_message: callout.grpc_message.clone(),
+                });
+                continue;
+            }
             if !callouts.contains_key(&callout.cluster) {
                 callouts.insert(callout.cluster.clone(), Upstream::start()?);
             }
@@ -359,6 +374,17 @@ impl Run<'_> {
             clusters.push(json!({"name": unique, "endpoints": [server.address().to_string()]}));
             callable.push(unique);
         }
+        let mut grpc = Vec::new();
+        for (name, answers) in grpc_answers {
+            let server = GrpcUpstream::answering(answers)?;
+            let unique = format!("{name}-{index:03}");
+            rename(&mut configuration, &name, &unique);
+            clusters.push(json!({
+                "name": unique, "endpoints": [server.address().to_string()], "protocol": "http2",
+            }));
+            callable.push(unique);
+            grpc.push(server);
+        }
         let mut filters = Vec::new();
         if case.steps.iter().any(|step| !step.properties.is_empty()) {
             let steps: Vec<_> = case.steps.iter().map(|step| &step.properties).collect();
@@ -390,6 +416,7 @@ impl Run<'_> {
         Ok(Scene {
             upstream,
             callouts,
+            _grpc: grpc,
             policy,
         })
     }

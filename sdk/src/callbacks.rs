@@ -25,15 +25,19 @@ impl Callbacks {
     pub const HTTP_CALL_RESPONSE: Self = Self(1 << 5);
     /// [`on_log`](crate::Control::on_log).
     pub const LOG: Self = Self(1 << 6);
+    /// [`on_grpc_call_response`](crate::Control::on_grpc_call_response).
+    pub const GRPC_CALL_RESPONSE: Self = Self(1 << 7);
 
-    /// Each callback and the export that carries it, in the order of an exchange.
-    pub(crate) const EXPORTS: [(Self, &'static str); 7] = [
+    /// Each callback and the exports that carry it, in the order of an exchange.
+    pub(crate) const EXPORTS: [(Self, &'static str); 9] = [
         (Self::REQUEST_HEADERS, "proxy_on_request_headers"),
         (Self::REQUEST_BODY, "proxy_on_request_body"),
         (Self::RESPONSE_HEADERS, "proxy_on_response_headers"),
         (Self::RESPONSE_BODY, "proxy_on_response_body"),
         (Self::TICK, "proxy_on_tick"),
         (Self::HTTP_CALL_RESPONSE, "proxy_on_http_call_response"),
+        (Self::GRPC_CALL_RESPONSE, "proxy_on_grpc_receive"),
+        (Self::GRPC_CALL_RESPONSE, "proxy_on_grpc_close"),
         (Self::LOG, "proxy_on_log"),
     ];
 

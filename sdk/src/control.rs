@@ -9,6 +9,7 @@ use crate::configuration::ConfigError;
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::exchange_log::Log;
+use crate::grpc_call::GrpcCallResponse;
 use crate::http_call::{CallId, HttpCallResponse};
 use crate::plugin_context::PluginContext;
 use crate::request::Request;
@@ -171,6 +172,16 @@ pub trait Control: Sized + 'static {
         plugin: &mut PluginContext,
         call: CallId,
         response: &HttpCallResponse<'_>,
+    ) {
+        let _ = (plugin, call, response);
+    }
+
+    /// A gRPC call is answered, or failed.
+    fn on_grpc_call_response(
+        &mut self,
+        plugin: &mut PluginContext,
+        call: CallId,
+        response: &GrpcCallResponse<'_>,
     ) {
         let _ = (plugin, call, response);
     }

@@ -190,6 +190,16 @@ macro_rules! export_filter {
             }
 
             #[unsafe(no_mangle)]
+            extern "C" fn proxy_on_grpc_receive(root: u32, call: u32, size: usize) {
+                enter(|contexts| contexts.on_grpc_call_response(root, call, Ok(size)));
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn proxy_on_grpc_close(root: u32, call: u32, status: u32) {
+                enter(|contexts| contexts.on_grpc_call_response(root, call, Err(status)));
+            }
+
+            #[unsafe(no_mangle)]
             extern "C" fn proxy_on_request_headers(id: u32, _count: usize, end: u32) -> u32 {
                 action(id, |filter, exchange| {
                     filter.on_request_headers(exchange, id, end != 0)

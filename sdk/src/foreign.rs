@@ -19,6 +19,16 @@ pub enum Verified {
     Unavailable,
 }
 
+/// Envoy's `config.core.v3.GrpcService`: `envoy_grpc` (1) with `cluster_name` (1). A bare name would do where it cannot be
+/// read as such a message, which is up to the name.
+#[cfg(any(target_arch = "wasm32", test))]
+pub(crate) fn grpc_target(cluster: &str) -> Vec<u8> {
+    let (mut inner, mut outer) = (Vec::new(), Vec::new());
+    push_bytes(&mut inner, 1, cluster.as_bytes());
+    push_bytes(&mut outer, 1, &inner);
+    outer
+}
+
 /// The host's foreign functions. Cheap to clone; outlives the callback.
 #[derive(Clone, Debug)]
 pub struct Foreign {
@@ -147,6 +157,7 @@ mod tests {
         push_bytes(&mut message, 2, &[7; 300]);
         assert_eq!(message[..3], [0x12, 0xac, 0x02]);
         assert_eq!(message.len(), 303);
+        assert_eq!(grpc_target("idp"), b"\x0a\x05\x0a\x03idp");
     }
 
     #[test]

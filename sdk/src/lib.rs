@@ -15,7 +15,7 @@
 //! Order of the files, each using only those before it: `{limits, bounded_cache} < error < {fields, form} < {host, cookies, structured} < log < {connection,
 //! foreign, metric, json} < {scope, json_text} < {shared_data, shared_store,
 //! shared_counter, tree} < {decision, decision_id, callbacks} < enforcement <
-//! filter < verified_claims < {request, http_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
+//! filter < verified_claims < {request, http_call, grpc_call, plugin_context} < {response, body, exchange_log, configuration} < control < plugin < {contexts, export,
 //! schema, testing}`.
 
 mod async_control;
@@ -38,6 +38,7 @@ mod fields;
 mod filter;
 mod foreign;
 mod form;
+mod grpc_call;
 mod host;
 mod http_call;
 mod id_table;
@@ -79,6 +80,7 @@ pub use exchange_log::Log;
 pub use fields::{CheckedHeader, FieldPairs};
 pub use foreign::{Foreign, Verified};
 pub use form::Form;
+pub use grpc_call::{GrpcCallResponse, GrpcError};
 pub use host::Level;
 pub use http_call::{CallId, HttpCallResponse};
 pub use json_text::{JsonPointer, JsonText};
@@ -97,10 +99,10 @@ pub mod prelude {
     pub use crate::{
         Async, AsyncControl, AsyncRequest, Body, BoundedCache, CallId, CallResponse, Callbacks,
         Cas, CasOutcome, Change, ConfigError, Connection, Control, Cookies, Counter, Decision,
-        Error, Field, FieldPairs, Foreign, Form, Gauge, Held, Histogram, HttpCallResponse,
-        JsonPointer, JsonText, Level, LocalResponse, Log, Metadata, PluginContext, Request,
-        Response, SharedCounter, SharedData, SharedStore, Status, TlsVersion, Verified,
-        VerifiedClaims, export, policy,
+        Error, Field, FieldPairs, Foreign, Form, Gauge, GrpcCallResponse, GrpcError, Held,
+        Histogram, HttpCallResponse, JsonPointer, JsonText, Level, LocalResponse, Log, Metadata,
+        PluginContext, Request, Response, SharedCounter, SharedData, SharedStore, Status,
+        TlsVersion, Verified, VerifiedClaims, export, policy,
     };
 }
 
@@ -113,7 +115,7 @@ pub mod export_parts {
     pub use crate::contexts::Contexts;
     pub use crate::enforcement::Flow;
     pub use crate::export::{action, enter, section, section_len};
-    pub use crate::filter::{CallAnswer, Filter, Release};
+    pub use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
     pub use crate::host::ActiveHost;
     pub use crate::plugin::{Exchange, Plugin};
     pub use crate::policy::{ControlSet, Member, Policy, PolicyExchange, metadata};

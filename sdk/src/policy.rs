@@ -24,7 +24,7 @@ use crate::configuration::{self, ConfigError};
 use crate::control::{Control, Metadata};
 use crate::enforcement::Flow;
 use crate::error::Error;
-use crate::filter::{CallAnswer, Filter, Release};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
 use crate::host::{ActiveHost, Host, Level};
 use crate::json::Json;
 use crate::log;
@@ -90,7 +90,7 @@ pub struct Policy<S: ControlSet> {
     /// Of the exchange under way.
     notes: Rc<RefCell<Notes>>,
     ticks: Ticks,
-    /// HTTP calls under way, and which control's they are.
+    /// Calls under way, and which control's they are.
     calls: Vec<(u32, usize)>,
     /// Places for the state of exchanges that are free again.
     free: Vec<usize>,
@@ -181,6 +181,24 @@ impl<S: ControlSet> Policy<S> {
     /// Takes the notes back.
     fn leave(&mut self, exchange: &mut PolicyExchange) {
         std::mem::swap(&mut *self.notes.borrow_mut(), &mut exchange.notes);
+    }
+
+    /// Hands the answer to a call to the control that made it.
+    fn answered(
+        &mut self,
+        id: u32,
+        tell: impl FnOnce(&mut dyn Part) -> Vec<Release>,
+    ) -> Vec<Release> {
+        let Some(at) = self.calls.iter().position(|(known, _)| *known == id) else {
+            return Vec::new();
+        };
+        let (_, index) = self.calls.swap_remove(at);
+        let Some(running) = self.controls.get_mut(index) else {
+            return Vec::new();
+        };
+        let released = tell(&mut *running.part);
+        self.look_after(index);
+        of(index, released).collect()
     }
 
     /// The request's headers through the controls from `first` on.
@@ -344,16 +362,11 @@ impl<S: ControlSet> Filter for Policy<S> {
     }
 
     fn on_http_call_response(&mut self, answer: CallAnswer) -> Vec<Release> {
-        let Some(at) = self.calls.iter().position(|(id, _)| *id == answer.id) else {
-            return Vec::new();
-        };
-        let (_, index) = self.calls.swap_remove(at);
-        let Some(running) = self.controls.get_mut(index) else {
-            return Vec::new();
-        };
-        let released = running.part.on_http_call_response(answer);
-        self.look_after(index);
-        of(index, released).collect()
+        self.answered(answer.id, |part| part.on_http_call_response(answer))
+    }
+
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release> {
+        self.answered(answer.id, |part| part.on_grpc_call_response(answer))
     }
 
     fn on_request_headers(

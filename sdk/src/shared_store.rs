@@ -26,7 +26,7 @@ pub trait SharedStore {
     type Version: Copy;
 
     /// The value and its version, if there is one.
-    fn read(&mut self, key: &str) -> Result<Option<(Vec<u8>, Self::Version)>, Error>;
+    fn read(&mut self, key: &str) -> Result<Option<Read<Self::Version>>, Error>;
 
     /// Stores a value where there is none; `false` where another was first.
     fn write_new(&mut self, key: &str, value: &[u8]) -> Result<bool, Error>;
@@ -63,6 +63,9 @@ pub trait SharedStore {
         Err(Error::Contended("a shared value"))
     }
 }
+
+/// A value and its version.
+type Read<V> = (Vec<u8>, V);
 
 /// What becomes of a shared value.
 ///
