@@ -54,7 +54,8 @@ macro_rules! export {
 /// module is called as the crate is. At most 16.
 ///
 /// Its configuration: `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …]}`. `filter` is unique
-/// and keeps the control's shared data apart; left out, it is the control's name.
+/// and keeps the control's shared data apart; left out, it is the control's name. `"measure_one_in": 100` beside it
+/// measures the time of each control's callbacks in one exchange of a hundred.
 ///
 /// ```
 /// use portcullis_sdk::prelude::*;

@@ -12,6 +12,7 @@
 //!   one that reads bodies: hosts do not show a body again that goes on outside of a callback. Else it is refused (500).
 
 mod exchange;
+mod measure;
 mod part;
 mod ticks;
 
@@ -28,13 +29,18 @@ use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
 use crate::host::{ActiveHost, Host, Level};
 use crate::json::Json;
 use crate::log;
+use crate::metric::Histogram;
 use crate::schema;
 use crate::scope::{Neighbours, Notes, Scope};
 
 pub use exchange::PolicyExchange;
 use exchange::Stop;
+use measure::{Measure, timed};
 use part::{Direction, Part, Slot};
 use ticks::Ticks;
+
+/// The key that says of how many exchanges one is measured.
+pub(crate) const MEASURE: &str = "measure_one_in";
 
 /// The controls that a policy module links: a tuple of up to 16.
 pub trait ControlSet: 'static {
@@ -90,6 +96,7 @@ pub struct Policy<S: ControlSet> {
     /// Of the exchange under way.
     notes: Rc<RefCell<Notes>>,
     ticks: Ticks,
+    measure: Measure,
     /// Calls under way, and which control's they are.
     calls: Vec<(u32, usize)>,
     /// Places for the state of exchanges that are free again.
@@ -103,6 +110,8 @@ struct Running {
     part: Box<dyn Part>,
     callbacks: Callbacks,
     neighbours: Neighbours,
+    /// Of its callbacks, if they are measured.
+    time: Option<Histogram>,
 }
 
 /// One entry of the configuration's `controls`.
@@ -116,7 +125,8 @@ impl<S: ControlSet> Policy<S> {
     /// Builds all controls; on failure the old ones stay.
     fn configure_with(&mut self, tree: Json) -> Result<(), ConfigError> {
         let mut controls = Vec::new();
-        for (index, entry) in entries::<S>(tree)?.into_iter().enumerate() {
+        let (entries, measure) = entries::<S>(tree)?;
+        for (index, entry) in entries.into_iter().enumerate() {
             let neighbours = Neighbours {
                 filter: entry.filter.into(),
                 notes: self.notes.clone(),
@@ -133,9 +143,11 @@ impl<S: ControlSet> Policy<S> {
                 part,
                 callbacks: metadata.callbacks,
                 neighbours,
+                time: measure.histogram(&self.host, metadata.name),
             });
         }
         self.controls = controls;
+        self.measure = measure;
         self.calls.clear();
         self.ticks = Ticks::default();
         self.look_after_all();
@@ -175,6 +187,7 @@ impl<S: ControlSet> Policy<S> {
         });
         exchange.place = Some(place);
         exchange.entered = self.controls.len();
+        exchange.measured = self.measure.begin();
         place
     }
 
@@ -219,9 +232,12 @@ impl<S: ControlSet> Policy<S> {
             if !running.callbacks.contains(Callbacks::REQUEST_HEADERS) {
                 continue;
             }
-            flow = running
-                .part
-                .on_request_headers(place, context, end_of_stream);
+            let time = running.time.as_ref().filter(|_| exchange.measured);
+            flow = timed(&self.host, time, || {
+                running
+                    .part
+                    .on_request_headers(place, context, end_of_stream)
+            });
             self.look_after(index);
             if flow == Flow::Hold {
                 exchange.stop = Some(Stop {
@@ -258,9 +274,12 @@ impl<S: ControlSet> Policy<S> {
             };
             if running.callbacks.contains(direction.callback()) {
                 // What it has let pass before is not shown to it again while another holds it.
-                (flow, size) = running
-                    .part
-                    .on_body(place, direction, (from, size), end_of_stream);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                (flow, size) = timed(&self.host, time, || {
+                    running
+                        .part
+                        .on_body(place, direction, (from, size), end_of_stream)
+                });
                 self.look_after(index);
             }
             let stopped = direction == Direction::Request
@@ -305,7 +324,8 @@ impl<S: ControlSet> Policy<S> {
                 break;
             };
             if running.callbacks.contains(Callbacks::RESPONSE_HEADERS) {
-                flow = running.part.on_response_headers(place);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                flow = timed(&self.host, time, || running.part.on_response_headers(place));
                 self.look_after(index);
             }
             if flow != Flow::Continue {
@@ -335,6 +355,7 @@ impl<S: ControlSet> Filter for Policy<S> {
             controls: Vec::new(),
             notes: Rc::default(),
             ticks: Ticks::default(),
+            measure: Measure::default(),
             calls: Vec::new(),
             free: Vec::new(),
             places: 0,
@@ -437,7 +458,8 @@ impl<S: ControlSet> Filter for Policy<S> {
             if let Some(running) = self.controls.get_mut(index)
                 && running.callbacks.contains(Callbacks::LOG)
             {
-                running.part.on_log(place);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                timed(&self.host, time, || running.part.on_log(place));
                 self.look_after(index);
             }
         }
@@ -462,17 +484,28 @@ fn of(control: usize, released: Vec<Release>) -> impl Iterator<Item = Release> {
         .map(move |release| Release { control, ..release })
 }
 
-/// Reads `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …]}`.
-fn entries<S: ControlSet>(tree: Json) -> Result<Vec<Entry>, ConfigError> {
+/// Reads `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …], "measure_one_in": NUMBER}`.
+fn entries<S: ControlSet>(tree: Json) -> Result<(Vec<Entry>, Measure), ConfigError> {
     let Json::Object(members) = tree else {
         return Err(ConfigError::new("", "must be a mapping"));
     };
-    let mut list = None;
+    let (mut list, mut measure) = (None, Measure::default());
     for (key, value) in members {
         match (key.as_str(), value) {
             ("controls", Json::List(entries)) => list = Some(entries),
             ("controls", _) => return Err(ConfigError::new("controls", "must be a list")),
-            _ => return Err(ConfigError::new(key, "unknown field, expected `controls`")),
+            (MEASURE, value) => {
+                let one_in = match value {
+                    Json::Unsigned(number) => u32::try_from(number).ok().filter(|it| *it > 0),
+                    _ => None,
+                };
+                let reason = "must be a whole number from 1 to 4294967295";
+                measure = Measure::one_in(one_in.ok_or_else(|| ConfigError::new(key, reason))?);
+            }
+            _ => {
+                let reason = "unknown field, expected `controls` or `measure_one_in`";
+                return Err(ConfigError::new(key, reason));
+            }
         }
     }
     let list = list.filter(|list| !list.is_empty());
@@ -487,7 +520,7 @@ fn entries<S: ControlSet>(tree: Json) -> Result<Vec<Entry>, ConfigError> {
         }
         entries.push(entry);
     }
-    Ok(entries)
+    Ok((entries, measure))
 }
 
 fn entry_of<S: ControlSet>(entry: Json) -> Result<Entry, ConfigError> {

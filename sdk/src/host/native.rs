@@ -27,6 +27,8 @@ pub struct NativeHost(Rc<World>);
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) now_ns: Cell<u64>,
+    /// How far each look at the clock moves it.
+    pub(crate) clock_step_ns: Cell<u64>,
     pub(crate) log: RefCell<Vec<(Level, String)>>,
     pub(crate) tick_period_ms: Cell<u32>,
     pub(crate) configuration: RefCell<Vec<u8>>,
@@ -180,7 +182,10 @@ impl Host for NativeHost {
     }
 
     fn now_ns(&self) -> u64 {
-        self.0.now_ns.get()
+        let now = self.0.now_ns.get();
+        let step = self.0.clock_step_ns.get();
+        self.0.now_ns.set(now.saturating_add(step));
+        now
     }
 
     fn random(&self, out: &mut [u8]) {

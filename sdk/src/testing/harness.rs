@@ -188,6 +188,12 @@ impl<T: Tested> Harness<T> {
             .insert(name.into(), function);
     }
 
+    /// Lets each look at the clock move it by so much, so that what a control measures takes time.
+    pub fn set_clock_step(&mut self, step: Duration) {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
+        self.host.world().clock_step_ns.set(step);
+    }
+
     /// Lets time pass: every tick that falls due, and the answers to the calls it starts.
     pub fn advance(&mut self, by: Duration, make: Make<'_>) -> Result<(), String> {
         self.outside.advance(&self.host, &mut self.filter, by, make)
