@@ -98,6 +98,30 @@ pub trait AsyncControl: Sized + 'static {
 }
 
 /// An [`AsyncControl`] as a [`Control`].
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// struct Slow;
+///
+/// impl AsyncControl for Slow {
+///     const METADATA: Metadata = Metadata::new("slow", "1.0.0", Callbacks::NONE);
+///     type Config = Config;
+///
+///     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self)
+///     }
+///
+///     async fn on_request(&self, request: AsyncRequest) -> Result<Decision, Error> {
+///         request.sleep(std::time::Duration::from_millis(10)).await?;
+///         Ok(Decision::Continue)
+///     }
+/// }
+///
+/// portcullis_sdk::export!(Async<Slow>);
+/// # fn main() {}
+/// ```
 pub struct Async<C: AsyncControl> {
     control: Rc<C>,
     tasks: Box<dyn Tasks<C>>,

@@ -28,6 +28,20 @@ use crate::verified_claims::VerifiedClaims;
 
 /// A request that may be waited with. Until the control has decided, nothing of it goes on, so headers can be read and
 /// changed before and after each `await`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Asks how risky a client is, and tells the upstream what was said.
+/// async fn on_request(mut request: AsyncRequest) -> Result<Decision, Error> {
+///     let headers = [(":method", "GET"), (":path", "/score"), (":authority", "risk")];
+///     let answer = request.http_call("risk", &headers, b"", Duration::from_millis(200)).await?;
+///     request.set_header("x-risk", answer.body())?;
+///     Ok(Decision::Continue)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AsyncRequest {
     scope: Scope,
@@ -35,6 +49,15 @@ pub struct AsyncRequest {
 }
 
 /// The answer to an awaited HTTP call.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// The service says yes by 200, and who it is.
+/// fn user(answer: &CallResponse) -> Option<&[u8]> {
+///     answer.headers().first("x-user").filter(|_| answer.status() == 200 && answer.body().is_empty())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CallResponse {
     status: u16,

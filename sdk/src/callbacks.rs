@@ -5,6 +5,14 @@
 ///
 /// What is not in the set is neither called by the native harness nor exported by the module, so hosts skip it: in
 /// Envoy a filter pruned of unused callbacks costs 8 µs of CPU a request instead of 19.
+///
+/// ```
+/// use portcullis_sdk::Callbacks;
+///
+/// let both = Callbacks::REQUEST_HEADERS.and(Callbacks::LOG);
+/// assert!(both.contains(Callbacks::LOG) && !both.contains(Callbacks::TICK));
+/// assert!(both.exports().eq(["proxy_on_request_headers", "proxy_on_log"]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Callbacks(u16);
 

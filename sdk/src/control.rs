@@ -16,6 +16,13 @@ use crate::request::Request;
 use crate::response::Response;
 
 /// What a control is called and what it does, known before it runs.
+///
+/// ```
+/// use portcullis_sdk::{Callbacks, Metadata};
+///
+/// const METADATA: Metadata = Metadata::new("who", env!("CARGO_PKG_VERSION"), Callbacks::REQUEST_HEADERS).authenticates();
+/// assert!(METADATA.authenticates && !METADATA.awaits_body);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// As in `builtin:NAME` and in metrics: lower-case letters, digits and `-`.

@@ -8,6 +8,20 @@ use crate::error::{Error, Status};
 use crate::host::{ActiveHost, Host};
 
 /// What the host's crypto says of a signature.
+///
+/// ```
+/// use portcullis_sdk::Verified;
+///
+/// /// Only a good signature passes; where the host does not serve it, the module's own code says.
+/// fn passes(said: Verified, own: impl FnOnce() -> bool) -> bool {
+///     match said {
+///         Verified::Good => true,
+///         Verified::Bad => false,
+///         Verified::Unavailable => own(),
+///     }
+/// }
+/// assert!(!passes(Verified::Bad, || true));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verified {
@@ -30,6 +44,16 @@ pub(crate) fn grpc_target(cluster: &str) -> Vec<u8> {
 }
 
 /// The host's foreign functions. Cheap to clone; outlives the callback.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Checks a webhook's signature with the host's crypto.
+/// fn is_signed(request: &Request, key: &[u8], signature: &[u8], body: &[u8]) -> Result<bool, Error> {
+///     let verified = request.foreign().verify_signature("sha256", key, signature, body)?;
+///     Ok(verified == Verified::Good)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Foreign {
     host: ActiveHost,

@@ -22,6 +22,12 @@ pub type ActiveHost = native::NativeHost;
 pub type ActiveHost = wasm::WasmHost;
 
 /// How grave a line is, by the ABI's number.
+///
+/// ```
+/// use portcullis_sdk::Level;
+///
+/// assert!(Level::Warn < Level::Error);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Level {

@@ -172,6 +172,17 @@ macro_rules! request_functions {
 pub(crate) use {exchange_functions, field_functions, request_functions};
 
 /// A request that is held: what [`PluginContext::release`](crate::PluginContext::release) wants to know.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Requests that wait for the first keys; a tick lets them go.
+/// fn go_on(waiting: &mut Vec<Held>, plugin: &mut PluginContext) {
+///     for held in waiting.drain(..) {
+///         plugin.release(held, Ok(Decision::Continue));
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a held request waits until it is released"]
 pub struct Held(pub(crate) u32);

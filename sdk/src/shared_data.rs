@@ -8,10 +8,29 @@ use crate::scope::Scope;
 use crate::shared_counter::SharedCounter;
 
 /// The version of a shared value; it changes with each write.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Puts a value in the place of what was read, and only of that.
+/// fn replace(shared: &SharedData, read: Cas) -> Result<bool, Error> {
+///     Ok(shared.set("leader", b"me", Some(read))? == CasOutcome::Stored)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cas(u32);
 
 /// How a write went.
+///
+/// ```
+/// use portcullis_sdk::CasOutcome;
+///
+/// /// Who loses reads again.
+/// fn again(outcome: CasOutcome) -> bool {
+///     outcome == CasOutcome::Mismatch
+/// }
+/// assert!(!again(CasOutcome::Stored));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum CasOutcome {

@@ -131,6 +131,42 @@ impl<S: ControlSet> Tested for Policy<S> {
 }
 
 /// A control on a host in memory. The clock is handed in and moves only by [`advance`](Self::advance).
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Step, no_make};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+///
+/// /// Counts requests.
+/// struct Counts(Counter);
+///
+/// impl Control for Counts {
+///     const METADATA: Metadata = Metadata::new("counts", "1.0.0", Callbacks::REQUEST_HEADERS);
+///     type Config = Config;
+///     type State = ();
+///
+///     fn configure(_: Config, plugin: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self(plugin.counter("requests")))
+///     }
+///
+///     fn on_request_headers(&mut self, _: &mut (), _: &mut Request) -> Result<Decision, Error> {
+///         self.0.increment(1);
+///         Ok(Decision::Continue)
+///     }
+/// }
+///
+/// let mut harness = Harness::<Counts>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure("{}")?;
+/// harness.exchange(&Step::default(), &no_make)?;
+/// harness.advance(Duration::from_secs(60), &no_make)?;
+/// harness.exchange(&Step::default(), &no_make)?;
+/// assert_eq!(harness.metric("portcullis.counts.requests"), Some(2));
+/// assert!(harness.log().is_empty());
+/// # Ok::<(), String>(())
+/// ```
 pub struct Harness<T: Tested> {
     host: NativeHost,
     filter: T::Filter,
