@@ -1,7 +1,10 @@
 //! A memory with bounds for what was looked up or verified before: [`BoundedCache`].
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::{Duration, SystemTime};
+
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
 
 /// A map of bounded size. Where it is full, what was used least lately makes room. All is in constant time.
 ///
@@ -27,7 +30,7 @@ pub struct BoundedCache<K, V> {
     capacity: u32,
     weight_max: usize,
     time_to_live: Option<Duration>,
-    seed: Option<RandomState>,
+    seed: Option<Seed>,
     /// The first entry of each chain, by the low bits of its keys' hash; a power of two of them.
     chains: Vec<u32>,
     entries: Vec<Entry<K, V>>,
@@ -51,6 +54,30 @@ struct Entry<K, V> {
     chained: u32,
     later: u32,
     earlier: u32,
+}
+
+/// What the hash is keyed with. The standard library's own hash takes as long as the rest of a look.
+#[derive(Clone, Debug)]
+struct Seed {
+    own: u64,
+    shared: SharedSeed,
+}
+
+impl Seed {
+    /// Of the host's random bytes.
+    fn random() -> Self {
+        let random = RandomState::new();
+        Self {
+            own: random.hash_one(0),
+            shared: SharedSeed::from_u64(random.hash_one(1)),
+        }
+    }
+
+    fn hash<Q: Hash + ?Sized>(&self, key: &Q) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.own, &self.shared);
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// No entry.
@@ -157,9 +184,9 @@ impl<K: Hash + Eq, V> BoundedCache<K, V> {
                 break;
             }
         }
-        let seed = self.seed.get_or_insert_default();
+        let seed = self.seed.get_or_insert_with(Seed::random);
         let entry = Entry {
-            hash: seed.hash_one(&key),
+            hash: seed.hash(&key),
             content: Some((key, value)),
             weight,
             inserted: now,
@@ -246,7 +273,7 @@ impl<K: Hash + Eq, V> BoundedCache<K, V> {
     where
         K: PartialEq<Q>,
     {
-        let hash = self.seed.as_ref()?.hash_one(key);
+        let hash = self.seed.as_ref()?.hash(key);
         let mut before = NONE;
         let mut at = *self.chains.get(self.slot(hash))?;
         while let Some(entry) = self.entries.get(index(at)) {
