@@ -15,14 +15,14 @@ use anyhow::{Context as _, Result};
 use jwt_auth::JwtAuth;
 use portcullis_sdk::Control;
 use portcullis_sdk::testing::{
-    Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, TlsVersion, UpstreamSeen,
-    Value, no_make,
+    Callout, Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, TlsVersion,
+    UpstreamSeen, Value, no_make,
 };
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
 use portcullis_tests::client::{Protocol, Route, Security};
 use portcullis_tests::envoy::{self, Envoy};
-use portcullis_tests::grpc_upstream::{GrpcAnswer, GrpcUpstream};
+use portcullis_tests::grpc_upstream::GrpcUpstream;
 use portcullis_tests::http1::{Answer, Headers, Request};
 use portcullis_tests::report;
 use portcullis_tests::upstream::Upstream;
@@ -35,6 +35,7 @@ use tls_policy::TlsPolicy;
 use crate::case_table::{Verdict, report as report_cases};
 use crate::envoy_batch::{beside, lowered};
 use crate::example;
+use crate::grpc_callouts;
 use crate::places::{ANY_PORT, Here, export};
 use crate::set_properties;
 
@@ -231,7 +232,7 @@ struct Scene {
     upstream: Upstream,
     callouts: BTreeMap<String, Upstream>,
     /// Kept for as long as the case runs.
-    _grpc: Vec<GrpcUpstream>,
+    _grpc: Vec<(String, GrpcUpstream)>,
     policy: serde_json::Value,
 }
 
@@ -327,19 +328,8 @@ impl Run<'_> {
     fn scene(&self, index: usize, case: &Case) -> Result<Scene> {
         let upstream = Upstream::start()?;
         let mut callouts: BTreeMap<String, Upstream> = BTreeMap::new();
-        let mut grpc_answers: BTreeMap<String, Vec<GrpcAnswer>> = BTreeMap::new();
-        for callout in &case.callouts {
-            if let Some(status) = callout.grpc_status {
-                let message = callout.body.as_ref().map(|body| self.value(body));
-                let answers = grpc_answers.entry(callout.cluster.clone()).or_default();
-                answers.push(GrpcAnswer {
-                    path: callout.path.clone(),
-                    message: message.transpose()?.unwrap_or_default(),
-                    status,
-                    status_message: callout.grpc_message.clone(),
-                });
-                continue;
-            }
+        let over_http = |callout: &&Callout| callout.grpc_status.is_none();
+        for callout in case.callouts.iter().filter(over_http) {
             if !callouts.contains_key(&callout.cluster) {
                 callouts.insert(callout.cluster.clone(), Upstream::start()?);
             }
@@ -374,16 +364,13 @@ impl Run<'_> {
             clusters.push(json!({"name": unique, "endpoints": [server.address().to_string()]}));
             callable.push(unique);
         }
-        let mut grpc = Vec::new();
-        for (name, answers) in grpc_answers {
-            let server = GrpcUpstream::answering(answers)?;
+        let grpc = grpc_callouts::servers(&case.callouts, |value| self.value(value))?;
+        for (name, server) in &grpc {
             let unique = format!("{name}-{index:03}");
-            rename(&mut configuration, &name, &unique);
-            clusters.push(json!({
-                "name": unique, "endpoints": [server.address().to_string()], "protocol": "http2",
-            }));
+            rename(&mut configuration, name, &unique);
+            let endpoint = server.address().to_string();
+            clusters.push(json!({"name": unique, "endpoints": [endpoint], "protocol": "http2"}));
             callable.push(unique);
-            grpc.push(server);
         }
         let mut filters = Vec::new();
         if case.steps.iter().any(|step| !step.properties.is_empty()) {
