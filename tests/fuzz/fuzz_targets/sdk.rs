@@ -164,7 +164,8 @@ impl Running {
         let keys: Value = serde_json::from_slice(&keys.expect("the test keys")).expect("a key set");
         let provider = json!({"issuer": "i", "audiences": ["a"], "jwks": keys});
         // A preflight passes jwt-auth, so that those behind it see something.
-        let jwt = json!({"providers": [provider], "bypass_cors_preflight": true, "share_claims": true});
+        let jwt =
+            json!({"providers": [provider], "bypass_cors_preflight": true, "share_claims": true});
         let configuration = json!({"controls": [
             {"control": "reads"},
             {"control": "security-headers"},
@@ -197,7 +198,9 @@ fuzz_target!(|bytes: &[u8]| {
             *running = Running::new();
         }
         running.exchanges += 1;
-        let outcome = running.harness.any_exchange(&AnyExchange::new(&NAMES, bytes));
+        let outcome = running
+            .harness
+            .any_exchange(&AnyExchange::new(&NAMES, bytes));
         // Nobody here is without a token, but a preflight.
         let is_answered = outcome.upstream.is_some() || outcome.status >= 300;
         assert!(is_answered, "{outcome:?}");
