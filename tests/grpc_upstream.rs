@@ -131,11 +131,14 @@ where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
-        let response = match answers.is_empty() {
-            true => answer(request),
-            false => given(request, &answers),
-        };
-        async { Ok::<_, Infallible>(response) }
+        let answers = answers.clone();
+        // Not before it is polled: what an answer does must not come before its headers.
+        async move {
+            Ok::<_, Infallible>(match answers.is_empty() {
+                true => answer(request),
+                false => given(request, &answers),
+            })
+        }
     });
     http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
