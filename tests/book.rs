@@ -33,8 +33,10 @@ use crate::served;
 const SOURCES: &[&str] = &[
     "host/proxy/template/src/lib.rs",
     "plugins/policy/src/lib.rs",
+    "sdk/examples/grpc_authorizer.rs",
     "sdk/examples/json_body.rs",
     "sdk/examples/opa.rs",
+    "sdk/examples/roles.rs",
     "sdk/examples/smallest.rs",
 ];
 

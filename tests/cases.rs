@@ -15,13 +15,14 @@ use anyhow::{Context as _, Result};
 use jwt_auth::JwtAuth;
 use portcullis_sdk::Control;
 use portcullis_sdk::testing::{
-    Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, TlsVersion, UpstreamSeen,
-    Value, no_make,
+    Callout, Case, Cases, Harness, Make, Outcome, Place, Policy, Step, Tested, TlsVersion,
+    UpstreamSeen, Value, no_make,
 };
 use portcullis_tests::build_folder::repository;
 use portcullis_tests::certificates::Certificates;
 use portcullis_tests::client::{Protocol, Route, Security};
 use portcullis_tests::envoy::{self, Envoy};
+use portcullis_tests::grpc_upstream::GrpcUpstream;
 use portcullis_tests::http1::{Answer, Headers, Request};
 use portcullis_tests::report;
 use portcullis_tests::upstream::Upstream;
@@ -34,6 +35,7 @@ use tls_policy::TlsPolicy;
 use crate::case_table::{Verdict, report as report_cases};
 use crate::envoy_batch::{beside, lowered};
 use crate::example;
+use crate::grpc_callouts;
 use crate::places::{ANY_PORT, Here, export};
 use crate::set_properties;
 
@@ -74,7 +76,7 @@ fn policy() -> Result<()> {
 /// The SDK's examples, as the linker leaves them; natively they run in its own tests.
 #[test]
 fn examples() -> Result<()> {
-    for example in ["smallest", "opa", "json_body"] {
+    for example in ["smallest", "roles", "opa", "grpc_authorizer", "json_body"] {
         let module = example::build("portcullis-sdk", example)?;
         let cases = repository().join(format!("sdk/examples/{example}.yaml"));
         let Cases { control, cases } = Cases::read(cases)?;
@@ -229,6 +231,8 @@ struct Run<'a> {
 struct Scene {
     upstream: Upstream,
     callouts: BTreeMap<String, Upstream>,
+    /// Kept for as long as the case runs.
+    _grpc: Vec<(String, GrpcUpstream)>,
     policy: serde_json::Value,
 }
 
@@ -324,7 +328,8 @@ impl Run<'_> {
     fn scene(&self, index: usize, case: &Case) -> Result<Scene> {
         let upstream = Upstream::start()?;
         let mut callouts: BTreeMap<String, Upstream> = BTreeMap::new();
-        for callout in &case.callouts {
+        let over_http = |callout: &&Callout| callout.grpc_status.is_none();
+        for callout in case.callouts.iter().filter(over_http) {
             if !callouts.contains_key(&callout.cluster) {
                 callouts.insert(callout.cluster.clone(), Upstream::start()?);
             }
@@ -359,6 +364,14 @@ impl Run<'_> {
             clusters.push(json!({"name": unique, "endpoints": [server.address().to_string()]}));
             callable.push(unique);
         }
+        let grpc = grpc_callouts::servers(&case.callouts, |value| self.value(value))?;
+        for (name, server) in &grpc {
+            let unique = format!("{name}-{index:03}");
+            rename(&mut configuration, name, &unique);
+            let endpoint = server.address().to_string();
+            clusters.push(json!({"name": unique, "endpoints": [endpoint], "protocol": "http2"}));
+            callable.push(unique);
+        }
         let mut filters = Vec::new();
         if case.steps.iter().any(|step| !step.properties.is_empty()) {
             let steps: Vec<_> = case.steps.iter().map(|step| &step.properties).collect();
@@ -390,6 +403,7 @@ impl Run<'_> {
         Ok(Scene {
             upstream,
             callouts,
+            _grpc: grpc,
             policy,
         })
     }

@@ -31,12 +31,38 @@ pub struct GrpcUpstream {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What a call is answered with.
+#[derive(Clone, Debug)]
+pub struct GrpcAnswer {
+    /// `/SERVICE/METHOD`; any, if there is none.
+    pub path: Option<String>,
+    /// The message where the status is 0.
+    pub message: Vec<u8>,
+    /// The gRPC status.
+    pub status: u32,
+    /// What is said of another status.
+    pub status_message: String,
+}
+
 impl GrpcUpstream {
     /// Starts one; over TLS where there is a configuration for it.
     ///
     /// # Errors
     /// When no port can be had.
     pub fn start(tls: Option<Arc<ServerConfig>>) -> Result<Self> {
+        Self::start_with(tls, Vec::new())
+    }
+
+    /// Starts one that gives these answers, the first that fits, and has no methods of its own.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn answering(answers: Vec<GrpcAnswer>) -> Result<Self> {
+        Self::start_with(None, answers)
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>, answers: Vec<GrpcAnswer>) -> Result<Self> {
+        let answers = Arc::new(answers);
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .context("no port for the gRPC upstream")?;
         listener.set_nonblocking(true)?;
@@ -50,7 +76,7 @@ impl GrpcUpstream {
                 // Without a listener every test that needs this upstream fails by itself.
                 if let Ok(listener) = TcpListener::from_std(listener) {
                     tokio::select! {
-                        () = serve(listener, tls) => {}
+                        () = serve(listener, tls, answers) => {}
                         _ = stopped => {}
                     }
                 }
@@ -80,27 +106,40 @@ impl Drop for GrpcUpstream {
     }
 }
 
-async fn serve(listener: TcpListener, tls: Option<Arc<ServerConfig>>) {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    answers: Arc<Vec<GrpcAnswer>>,
+) {
     while let Ok((stream, _)) = listener.accept().await {
-        let tls = tls.clone();
+        let (tls, answers) = (tls.clone(), answers.clone());
         tokio::spawn(async move {
             // A client that goes away is none of the upstream's business.
             if let Some(config) = tls {
                 if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
-                    drop(connection(stream).await);
+                    drop(connection(stream, answers).await);
                 }
             } else {
-                drop(connection(stream).await);
+                drop(connection(stream, answers).await);
             }
         });
     }
 }
 
-async fn connection<T>(stream: T) -> hyper::Result<()>
+async fn connection<T>(stream: T, answers: Arc<Vec<GrpcAnswer>>) -> hyper::Result<()>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(|request| async { Ok::<_, Infallible>(answer(request)) });
+    let service = service_fn(|request| {
+        let answers = answers.clone();
+        // Not before it is polled: what an answer does must not come before its headers.
+        async move {
+            Ok::<_, Infallible>(match answers.is_empty() {
+                true => answer(request),
+                false => given(request, &answers),
+            })
+        }
+    });
     http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await
@@ -166,6 +205,39 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     );
     frame.extend_from_slice(message);
     frame
+}
+
+/// The answer that was asked for; a method without one is not implemented.
+fn given(request: Request<Incoming>, answers: &[GrpcAnswer]) -> Response<Frames> {
+    let path = request.uri().path();
+    let fits = |answer: &&GrpcAnswer| answer.path.as_ref().is_none_or(|known| known == path);
+    let found = answers.iter().find(fits).cloned();
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let sending = Sending(sender);
+    tokio::spawn(async move {
+        let mut question = Messages {
+            body: request.into_body(),
+            buffer: BytesMut::new(),
+        };
+        question.next().await;
+        let Some(answer) = found else {
+            return sending.trailers(&[("grpc-status", "12")]);
+        };
+        if answer.status == 0 {
+            sending.message(&answer.message);
+            return sending.ok();
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from(answer.status));
+        if let Ok(text) = HeaderValue::from_str(&answer.status_message) {
+            trailers.insert("grpc-message", text);
+        }
+        drop(sending.0.send(Ok(Frame::trailers(trailers))));
+    });
+    let mut response = Response::new(Frames(receiver));
+    let content_type = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert("content-type", content_type);
+    response
 }
 
 fn answer(request: Request<Incoming>) -> Response<Frames> {

@@ -19,6 +19,7 @@ mod filters_only;
 mod foreign;
 mod go_guest;
 mod grpc;
+mod grpc_callouts;
 mod headers_alone;
 mod hostile;
 mod hostile_guests;

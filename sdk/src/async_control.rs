@@ -22,6 +22,7 @@ use crate::configuration::ConfigError;
 use crate::control::{Control, Metadata};
 use crate::decision::Decision;
 use crate::error::Error;
+use crate::grpc_call::GrpcCallResponse;
 use crate::http_call::{CallId, HttpCallResponse};
 use crate::id_table::IdTable;
 use crate::limits;
@@ -72,7 +73,8 @@ use crate::response::Response;
 /// ```
 pub trait AsyncControl: Sized + 'static {
     /// What the control is called and what it does. The callbacks that waiting needs are added by [`Async`]; list
-    /// [`Callbacks::RESPONSE_HEADERS`] if the control implements that one. A control that awaits bodies says
+    /// [`Callbacks::RESPONSE_HEADERS`] if the control implements that one, and [`Callbacks::GRPC_CALL_RESPONSE`] if it
+    /// awaits gRPC calls. A control that awaits bodies says
     /// [`Metadata::awaits_body`].
     const METADATA: Metadata;
 
@@ -96,6 +98,30 @@ pub trait AsyncControl: Sized + 'static {
 }
 
 /// An [`AsyncControl`] as a [`Control`].
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// struct Slow;
+///
+/// impl AsyncControl for Slow {
+///     const METADATA: Metadata = Metadata::new("slow", "1.0.0", Callbacks::NONE);
+///     type Config = Config;
+///
+///     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self)
+///     }
+///
+///     async fn on_request(&self, request: AsyncRequest) -> Result<Decision, Error> {
+///         request.sleep(std::time::Duration::from_millis(10)).await?;
+///         Ok(Decision::Continue)
+///     }
+/// }
+///
+/// portcullis_sdk::export!(Async<Slow>);
+/// # fn main() {}
+/// ```
 pub struct Async<C: AsyncControl> {
     control: Rc<C>,
     tasks: Box<dyn Tasks<C>>,
@@ -196,7 +222,7 @@ impl<C: AsyncControl> Control for Async<C> {
     ) -> Result<Decision, Error> {
         self.clear_abandoned();
         let signals = self.tasks.spare_signals();
-        signals.begin(request, C::METADATA.awaits_body, C::HELD_MAX);
+        signals.begin(request, &C::METADATA, C::HELD_MAX);
         let handle = AsyncRequest::new(request.scope(), signals.clone());
         let task = self.tasks.start(self.control.clone(), handle, signals);
         match self.poll(task) {
@@ -277,6 +303,23 @@ impl<C: AsyncControl> Control for Async<C> {
         };
         if let Some(signals) = self.tasks.signals(task)
             && signals.answer(call.0, response)
+        {
+            self.go_on(plugin, task);
+        }
+    }
+
+    fn on_grpc_call_response(
+        &mut self,
+        plugin: &mut PluginContext,
+        call: CallId,
+        response: &GrpcCallResponse<'_>,
+    ) {
+        self.clear_abandoned();
+        let Some(task) = self.calls.remove(call.0) else {
+            return;
+        };
+        if let Some(signals) = self.tasks.signals(task)
+            && signals.answer_grpc(call.0, response)
         {
             self.go_on(plugin, task);
         }

@@ -7,21 +7,41 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::callbacks::Callbacks;
 use crate::connection::Connection;
+use crate::control::Metadata;
+use crate::cookies::Cookies;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
+use crate::form::{self, Form};
+use crate::grpc_call::{GrpcCallResponse, GrpcError};
 use crate::host::{Host, Level, Map};
 use crate::http_call::HttpCallResponse;
 use crate::limits;
 use crate::log::{self, Field};
 use crate::plugin_context::whole_ms;
-use crate::request::{Request, exchange_functions, field_functions};
+use crate::request::{Request, exchange_functions, field_functions, request_functions};
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// A request that may be waited with. Until the control has decided, nothing of it goes on, so headers can be read and
 /// changed before and after each `await`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Asks how risky a client is, and tells the upstream what was said.
+/// async fn on_request(mut request: AsyncRequest) -> Result<Decision, Error> {
+///     let headers = [(":method", "GET"), (":path", "/score"), (":authority", "risk")];
+///     let answer = request.http_call("risk", &headers, b"", Duration::from_millis(200)).await?;
+///     request.set_header("x-risk", answer.body())?;
+///     Ok(Decision::Continue)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AsyncRequest {
     scope: Scope,
@@ -29,6 +49,15 @@ pub struct AsyncRequest {
 }
 
 /// The answer to an awaited HTTP call.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// The service says yes by 200, and who it is.
+/// fn user(answer: &CallResponse) -> Option<&[u8]> {
+///     answer.headers().first("x-user").filter(|_| answer.status() == 200 && answer.body().is_empty())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct CallResponse {
     status: u16,
@@ -81,7 +110,68 @@ impl AsyncRequest {
             answer: None,
         });
         let signals = &self.signals;
-        Answer { signals, id }.await
+        match (Answer { signals, id }).await {
+            Answered::Http(answer) => answer,
+            Answered::Grpc(_) => Err(Error::Malformed("the answer to an HTTP call")),
+        }
+    }
+
+    /// Calls a method of a gRPC service with one message (its bytes, as protobuf encodes it) and awaits the message that
+    /// answers. `service` is its full name. Only for controls whose metadata lists
+    /// [`Callbacks::GRPC_CALL_RESPONSE`](crate::Callbacks::GRPC_CALL_RESPONSE); the cluster speaks HTTP/2.
+    ///
+    /// An error is the status that the call ended with; 14 where the call could not be made, 4 where it took longer than
+    /// `timeout` or than [`HELD_MAX`](crate::AsyncControl::HELD_MAX), 8 for a message above 1 MiB. With `?` it becomes an
+    /// [`Error`], so a refusal.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use portcullis_sdk::prelude::*;
+    ///
+    /// /// Lets pass what the service answers `{allowed: true}` to: field 1, a flag.
+    /// async fn ask(request: &AsyncRequest, question: &[u8]) -> Result<Decision, Error> {
+    ///     let timeout = Duration::from_millis(500);
+    ///     let answer = request.grpc_call("authz", "example.Authorizer", "Check", question, timeout).await;
+    ///     match answer {
+    ///         Ok(message) if message == b"\x08\x01" => Ok(Decision::Continue),
+    ///         Ok(_) => Ok(LocalResponse::refuse(403, "denied", "Forbidden").into()),
+    ///         // 7: PERMISSION_DENIED
+    ///         Err(error) if error.status() == 7 => Ok(LocalResponse::refuse(403, "denied", "Forbidden").into()),
+    ///         Err(error) => Err(error.into()),
+    ///     }
+    /// }
+    /// ```
+    pub async fn grpc_call(
+        &self,
+        cluster: &str,
+        service: &str,
+        method: &str,
+        message: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, GrpcError> {
+        if !self.signals.calls_grpc.get() {
+            let reason = "the control's metadata does not list `GRPC_CALL_RESPONSE`";
+            return Err(GrpcError::new(GrpcError::UNAVAILABLE, reason));
+        }
+        let left = self
+            .time_left()
+            .map_err(|error| GrpcError::new(GrpcError::DEADLINE_EXCEEDED, error.to_string()))?;
+        let timeout = whole_ms(timeout.min(left));
+        let id = self
+            .scope
+            .grpc_call(cluster, (service, method), message, timeout)
+            .map_err(|error| GrpcError::new(GrpcError::UNAVAILABLE, error.to_string()))?;
+        self.signals.calls.borrow_mut().push(Call {
+            id,
+            is_new: true,
+            answer: None,
+        });
+        let signals = &self.signals;
+        match (Answer { signals, id }).await {
+            Answered::Grpc(answer) => answer,
+            Answered::Http(_) => Err(GrpcError::new(GrpcError::INTERNAL, "an HTTP answer")),
+        }
     }
 
     /// The whole body of the request, or `None` if it is longer than `max` (at most 1 MiB). Only for controls that say
@@ -121,27 +211,12 @@ impl AsyncRequest {
         }
     }
 
-    /// The method. One hostcall.
-    pub fn method(&self) -> Result<Vec<u8>, Error> {
-        self.header(":method")?.ok_or(Error::Missing(":method"))
-    }
-
-    /// The path with its query, as the host normalised it. One hostcall.
-    pub fn path(&self) -> Result<Vec<u8>, Error> {
-        self.header(":path")?.ok_or(Error::Missing(":path"))
-    }
-
-    /// The host that the client named, port included. One hostcall.
-    pub fn authority(&self) -> Result<Vec<u8>, Error> {
-        self.header(":authority")?
-            .ok_or(Error::Missing(":authority"))
-    }
-
     /// Whether the request has no body.
     pub fn end_of_stream(&self) -> bool {
         self.signals.end_of_stream.get()
     }
 
+    request_functions!();
     field_functions!(Map::Request);
     exchange_functions!();
 
@@ -181,9 +256,9 @@ struct Answer<'a> {
 }
 
 impl Future for Answer<'_> {
-    type Output = Result<CallResponse, Error>;
+    type Output = Answered;
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Answered> {
         let mut calls = self.signals.calls.borrow_mut();
         let call = calls.iter_mut().find(|call| call.id == self.id);
         match call.and_then(|call| call.answer.take()) {
@@ -233,6 +308,7 @@ pub(crate) struct Signals {
     context: Cell<u32>,
     end_of_stream: Cell<bool>,
     awaits_body: Cell<bool>,
+    calls_grpc: Cell<bool>,
     held_max: Cell<Duration>,
     deadline_ns: Cell<Option<u64>>,
     alarms: RefCell<Vec<u64>>,
@@ -246,15 +322,25 @@ struct Call {
     id: u32,
     /// Nobody has asked for it yet.
     is_new: bool,
-    answer: Option<Result<CallResponse, Error>>,
+    answer: Option<Answered>,
+}
+
+/// What has come of a call.
+#[derive(Debug)]
+enum Answered {
+    Http(Result<CallResponse, Error>),
+    Grpc(Result<Vec<u8>, GrpcError>),
 }
 
 impl Signals {
     /// Makes them those of another request.
-    pub(crate) fn begin(&self, request: &Request<'_>, awaits_body: bool, held_max: Duration) {
+    pub(crate) fn begin(&self, request: &Request<'_>, metadata: &Metadata, held_max: Duration) {
         self.context.set(request.context());
         self.end_of_stream.set(request.end_of_stream());
-        self.awaits_body.set(awaits_body);
+        self.awaits_body.set(metadata.awaits_body);
+        let callbacks = metadata.callbacks;
+        self.calls_grpc
+            .set(callbacks.contains(Callbacks::GRPC_CALL_RESPONSE));
         self.held_max.set(held_max);
         self.deadline_ns.set(None);
         self.alarms.borrow_mut().clear();
@@ -281,11 +367,21 @@ impl Signals {
 
     /// A call is answered; whether anybody still waits for it.
     pub(crate) fn answer(&self, id: u32, response: &HttpCallResponse<'_>) -> bool {
+        self.set_answer(id, || Answered::Http(read(response)))
+    }
+
+    /// As [`answer`](Self::answer), of a gRPC call.
+    pub(crate) fn answer_grpc(&self, id: u32, response: &GrpcCallResponse<'_>) -> bool {
+        let max = limits::AWAITED_BODY_BYTES_MAX;
+        self.set_answer(id, || Answered::Grpc(response.message(max)))
+    }
+
+    fn set_answer(&self, id: u32, read: impl FnOnce() -> Answered) -> bool {
         let mut calls = self.calls.borrow_mut();
         let Some(call) = calls.iter_mut().find(|call| call.id == id) else {
             return false;
         };
-        call.answer = Some(read(response));
+        call.answer = Some(read());
         true
     }
 

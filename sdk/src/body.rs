@@ -10,6 +10,7 @@ use crate::log::{self, Field};
 use crate::request::exchange_functions;
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// What the host holds of a body: the piece that just came, and the pieces that were [held](Body::hold) before it.
 ///

@@ -8,6 +8,15 @@ use crate::error::Error;
 use crate::host::{ActiveHost, Host};
 
 /// A TLS version; the order is the order of age.
+///
+/// ```
+/// use portcullis_sdk::TlsVersion;
+///
+/// assert!(TlsVersion::Tls12 < TlsVersion::Tls13);
+/// assert_eq!(TlsVersion::parse(b"TLSv1.3"), Ok(TlsVersion::Tls13));
+/// assert!(TlsVersion::parse(b"TLSv1.4").is_err());
+/// assert_eq!(TlsVersion::Tls10.as_str(), "TLSv1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsVersion {
     /// TLS 1.0 (and anything older that a stack reports as SSL).
@@ -60,6 +69,17 @@ impl TlsVersion {
 }
 
 /// The connection that the request came on. Each function is one hostcall.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Only workloads of this mesh, over mutual TLS.
+/// fn is_ours(request: &Request) -> Result<bool, Error> {
+///     let connection = request.connection();
+///     let name = connection.uri_san_peer_certificate()?.unwrap_or_default();
+///     Ok(connection.mtls()? && name.starts_with(b"spiffe://example.org/"))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Connection<'a> {
     host: &'a ActiveHost,

@@ -5,7 +5,7 @@
 //! a table indexed by an id's low bits has it at the first look.
 
 use crate::enforcement::Flow;
-use crate::filter::{CallAnswer, Filter, Release};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
 use crate::host::{ActiveHost, Host};
 use crate::id_table::IdTable;
 
@@ -83,6 +83,13 @@ impl<F: Filter> Contexts<F> {
             body_size,
         };
         let released = find(&mut self.roots, root).map(|it| it.on_http_call_response(answer));
+        self.release(root, released.unwrap_or_default());
+    }
+
+    /// An answer to a gRPC call: a message of so many bytes, or a status.
+    pub fn on_grpc_call_response(&mut self, root: u32, id: u32, outcome: Result<usize, u32>) {
+        let answer = GrpcAnswer { id, outcome };
+        let released = find(&mut self.roots, root).map(|it| it.on_grpc_call_response(answer));
         self.release(root, released.unwrap_or_default());
     }
 

@@ -9,12 +9,20 @@ use crate::configuration::ConfigError;
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::exchange_log::Log;
+use crate::grpc_call::GrpcCallResponse;
 use crate::http_call::{CallId, HttpCallResponse};
 use crate::plugin_context::PluginContext;
 use crate::request::Request;
 use crate::response::Response;
 
 /// What a control is called and what it does, known before it runs.
+///
+/// ```
+/// use portcullis_sdk::{Callbacks, Metadata};
+///
+/// const METADATA: Metadata = Metadata::new("who", env!("CARGO_PKG_VERSION"), Callbacks::REQUEST_HEADERS).authenticates();
+/// assert!(METADATA.authenticates && !METADATA.awaits_body);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// As in `builtin:NAME` and in metrics: lower-case letters, digits and `-`.
@@ -171,6 +179,16 @@ pub trait Control: Sized + 'static {
         plugin: &mut PluginContext,
         call: CallId,
         response: &HttpCallResponse<'_>,
+    ) {
+        let _ = (plugin, call, response);
+    }
+
+    /// A gRPC call is answered, or failed.
+    fn on_grpc_call_response(
+        &mut self,
+        plugin: &mut PluginContext,
+        call: CallId,
+        response: &GrpcCallResponse<'_>,
     ) {
         let _ = (plugin, call, response);
     }

@@ -5,6 +5,19 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Why a control could come to no decision. It is logged with the decision id; the client sees a bare 500.
+///
+/// ```
+/// use portcullis_sdk::{Error, Form};
+///
+/// /// What is wrong is one of the kinds below, or a reason of the control's own.
+/// fn tenant(query: &Form) -> Result<u32, Error> {
+///     let text = query.get("tenant")?.ok_or(Error::Missing("tenant"))?;
+///     text.parse().map_err(|_| Error::new("the tenant is no number"))
+/// }
+/// assert_eq!(tenant(&Form::parse(b"tenant=7")?), Ok(7));
+/// assert_eq!(tenant(&Form::parse(b"")?).unwrap_err().to_string(), "tenant is missing");
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -25,6 +38,12 @@ pub enum Error {
     /// Something that every exchange has is not there.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// Something comes more than once, with different values: whoever reads it later may take another one.
+    #[error("{0} comes twice, with different values")]
+    Ambiguous(&'static str),
+    /// Others wrote a shared value in between, every time that it was tried.
+    #[error("{0} is written by others too often")]
+    Contended(&'static str),
 }
 
 impl Error {
@@ -40,6 +59,16 @@ impl Error {
 }
 
 /// The status of a hostcall. Any number may come back; those the ABI names have constants.
+///
+/// ```
+/// use portcullis_sdk::{Error, Status};
+///
+/// /// Whether the host has no such call, so that the control can do without.
+/// fn is_unserved(error: &Error) -> bool {
+///     matches!(error, Error::Host { status: Status::UNIMPLEMENTED | Status::NOT_FOUND, .. })
+/// }
+/// assert_eq!(Status(12).to_string(), "unimplemented");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(pub u32);
 

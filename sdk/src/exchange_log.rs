@@ -10,8 +10,22 @@ use crate::log::{self, Field};
 use crate::request::exchange_functions;
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// A finished exchange: its headers are readable, nothing can be changed or decided.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// One line for each exchange that failed.
+/// fn on_log(log: &Log) -> Result<(), Error> {
+///     let status = log.response_header(":status")?.unwrap_or_default();
+///     if status.starts_with(b"5") {
+///         log.log(Level::Warn, "failed", &[]);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Log<'a> {
     scope: &'a Scope,

@@ -54,7 +54,8 @@ macro_rules! export {
 /// module is called as the crate is. At most 16.
 ///
 /// Its configuration: `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …]}`. `filter` is unique
-/// and keeps the control's shared data apart; left out, it is the control's name.
+/// and keeps the control's shared data apart; left out, it is the control's name. `"measure_one_in": 100` beside it
+/// measures the time of each control's callbacks in one exchange of a hundred.
 ///
 /// ```
 /// use portcullis_sdk::prelude::*;
@@ -187,6 +188,16 @@ macro_rules! export_filter {
                 enter(|contexts| {
                     contexts.on_http_call_response(root, call, header_count, body_size)
                 });
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn proxy_on_grpc_receive(root: u32, call: u32, size: usize) {
+                enter(|contexts| contexts.on_grpc_call_response(root, call, Ok(size)));
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn proxy_on_grpc_close(root: u32, call: u32, status: u32) {
+                enter(|contexts| contexts.on_grpc_call_response(root, call, Err(status)));
             }
 
             #[unsafe(no_mangle)]

@@ -148,6 +148,15 @@ pub(crate) fn encode<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clo
 
 /// A header whose name and value were checked once, at configure, so that setting it in every answer checks nothing
 /// again.
+///
+/// ```
+/// use portcullis_sdk::{CheckedHeader, Error};
+///
+/// let header = CheckedHeader::new("x-frame-options", "DENY")?;
+/// assert_eq!((header.name(), header.value()), ("x-frame-options", &b"DENY"[..]));
+/// assert!(CheckedHeader::new("x-a", "b\r\nx-admin: 1").is_err());
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedHeader {
     name: String,

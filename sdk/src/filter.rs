@@ -24,6 +24,8 @@ pub trait Filter: Sized + 'static {
     fn on_tick(&mut self) -> Vec<Release>;
     /// What is held and may go on now.
     fn on_http_call_response(&mut self, answer: CallAnswer) -> Vec<Release>;
+    /// What is held and may go on now.
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release>;
     /// `context` is the exchange's id, by which it can be released.
     fn on_request_headers(
         &mut self,
@@ -61,6 +63,14 @@ pub struct CallAnswer {
     pub(crate) id: u32,
     pub(crate) header_count: usize,
     pub(crate) body_size: usize,
+}
+
+/// A gRPC call is answered, by a message or by a status.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcAnswer {
+    pub(crate) id: u32,
+    /// Bytes of the message, or the status.
+    pub(crate) outcome: Result<usize, u32>,
 }
 
 /// An exchange that was held, and what was decided about it.

@@ -8,6 +8,20 @@ use crate::error::{Error, Status};
 use crate::host::{ActiveHost, Host};
 
 /// What the host's crypto says of a signature.
+///
+/// ```
+/// use portcullis_sdk::Verified;
+///
+/// /// Only a good signature passes; where the host does not serve it, the module's own code says.
+/// fn passes(said: Verified, own: impl FnOnce() -> bool) -> bool {
+///     match said {
+///         Verified::Good => true,
+///         Verified::Bad => false,
+///         Verified::Unavailable => own(),
+///     }
+/// }
+/// assert!(!passes(Verified::Bad, || true));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verified {
@@ -19,7 +33,27 @@ pub enum Verified {
     Unavailable,
 }
 
+/// Envoy's `config.core.v3.GrpcService`: `envoy_grpc` (1) with `cluster_name` (1). A bare name would do where it cannot be
+/// read as such a message, which is up to the name.
+#[cfg(any(target_arch = "wasm32", test))]
+pub(crate) fn grpc_target(cluster: &str) -> Vec<u8> {
+    let (mut inner, mut outer) = (Vec::new(), Vec::new());
+    push_bytes(&mut inner, 1, cluster.as_bytes());
+    push_bytes(&mut outer, 1, &inner);
+    outer
+}
+
 /// The host's foreign functions. Cheap to clone; outlives the callback.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Checks a webhook's signature with the host's crypto.
+/// fn is_signed(request: &Request, key: &[u8], signature: &[u8], body: &[u8]) -> Result<bool, Error> {
+///     let verified = request.foreign().verify_signature("sha256", key, signature, body)?;
+///     Ok(verified == Verified::Good)
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Foreign {
     host: ActiveHost,
@@ -147,6 +181,7 @@ mod tests {
         push_bytes(&mut message, 2, &[7; 300]);
         assert_eq!(message[..3], [0x12, 0xac, 0x02]);
         assert_eq!(message.len(), 303);
+        assert_eq!(grpc_target("idp"), b"\x0a\x05\x0a\x03idp");
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub type ActiveHost = native::NativeHost;
 pub type ActiveHost = wasm::WasmHost;
 
 /// How grave a line is, by the ABI's number.
+///
+/// ```
+/// use portcullis_sdk::Level;
+///
+/// assert!(Level::Warn < Level::Error);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Level {
@@ -61,6 +67,8 @@ pub(crate) enum Buffer {
     ResponseBody = 1,
     /// The body of an answered HTTP callout.
     HttpCallBody = 4,
+    /// The message that answers a gRPC callout.
+    GrpcMessage = 5,
     /// The plugin's configuration, while it is configured.
     Configuration = 7,
 }
@@ -138,6 +146,17 @@ pub(crate) trait Host: Clone + 'static {
         body: &[u8],
         timeout_ms: u32,
     ) -> Result<u32, Status>;
+    /// Starts a gRPC call of one message to a cluster; the answer comes to `on_grpc_receive` or `on_grpc_close`.
+    fn grpc_call(
+        &self,
+        cluster: &str,
+        service: &str,
+        method: &str,
+        message: &[u8],
+        timeout_ms: u32,
+    ) -> Result<u32, Status>;
+    /// The status of the gRPC call that ended, and its message.
+    fn grpc_status(&self) -> Result<(u32, Vec<u8>), Status>;
     /// Makes hostcalls act on another context of this VM, until the callback is over.
     fn set_effective_context(&self, id: u32) -> Result<(), Status>;
     /// Lets the request of the effective context go on.

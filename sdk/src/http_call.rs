@@ -6,10 +6,37 @@ use crate::host::{ActiveHost, Buffer, Host, Map};
 use crate::response::parse_status;
 
 /// Which call an answer belongs to.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// A control that asks at ticks remembers which call it waits for.
+/// #[derive(Default)]
+/// struct Waiting(Option<CallId>);
+///
+/// impl Waiting {
+///     fn is_answered_by(&mut self, call: CallId) -> bool {
+///         self.0.take_if(|asked| *asked == call).is_some()
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub(crate) u32);
 
 /// The answer to an HTTP call, readable while it is delivered.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// A list that was fetched: 200, and of a bounded size.
+/// fn fetched(response: &HttpCallResponse) -> Result<Vec<u8>, Error> {
+///     match response.status()? {
+///         Some(200) => response.body(64 * 1024),
+///         Some(_) => Err(Error::new("the list's server did not answer with 200")),
+///         None => Err(Error::new("the call was reset")),
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct HttpCallResponse<'a> {
     host: &'a ActiveHost,

@@ -6,6 +6,8 @@
 //!
 //! Stricter than the RFC asks: a key that comes twice is refused, as is anything behind the value.
 
+use std::borrow::Cow;
+
 use crate::limits;
 
 /// A JSON value.
@@ -85,12 +87,16 @@ pub(crate) fn float(text: &str) -> Option<f64> {
     Some(if negative { -number } else { number })
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// What is neither an object, a list, a string, a number nor a word.
+pub(crate) const NO_VALUE: &str = "no value starts so";
+
+/// Where a text is read.
+pub(crate) struct Reader<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn value(&mut self, depth: usize) -> Result<Json, &'static str> {
         if depth > limits::JSON_DEPTH_MAX {
             return Err("nested too deep");
@@ -99,12 +105,12 @@ impl Reader<'_> {
         match self.peek().ok_or("a value is missing")? {
             b'{' => self.object(depth),
             b'[' => self.list(depth),
-            b'"' => Ok(Json::Text(self.text()?)),
+            b'"' => Ok(Json::Text(self.text()?.into_owned())),
             b'-' | b'0'..=b'9' => self.number(),
-            b't' => self.word(b"true", Json::Bool(true)),
-            b'f' => self.word(b"false", Json::Bool(false)),
-            b'n' => self.word(b"null", Json::Null),
-            _ => Err("no value starts so"),
+            b't' => self.word(b"true").map(|()| Json::Bool(true)),
+            b'f' => self.word(b"false").map(|()| Json::Bool(false)),
+            b'n' => self.word(b"null").map(|()| Json::Null),
+            _ => Err(NO_VALUE),
         }
     }
 
@@ -120,7 +126,7 @@ impl Reader<'_> {
             if self.peek() != Some(b'"') {
                 return Err("a key is missing");
             }
-            let key = self.text()?;
+            let key = self.text()?.into_owned();
             if members.iter().any(|(known, _)| *known == key) {
                 return Err("a key comes twice");
             }
@@ -159,15 +165,31 @@ impl Reader<'_> {
         }
     }
 
-    fn text(&mut self) -> Result<String, &'static str> {
+    /// A string; where it has no escape it is what stands there.
+    pub(crate) fn text(&mut self) -> Result<Cow<'a, str>, &'static str> {
         const ENDLESS: &str = "a string has no end";
+        const NOT_UTF8: &str = "a string is not UTF-8";
         self.at += 1;
-        let mut text = Vec::new();
+        let rest = self.bytes.get(self.at..).ok_or(ENDLESS)?;
+        let plain = rest
+            .iter()
+            .position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f))
+            .ok_or(ENDLESS)?;
+        let plain_text = rest.get(..plain).ok_or(ENDLESS)?;
+        self.at += plain;
+        if self.take(b'"') {
+            let text = std::str::from_utf8(plain_text);
+            return text.map(Cow::Borrowed).map_err(|_| NOT_UTF8);
+        }
+        let mut text = plain_text.to_vec();
         loop {
             let byte = self.peek().ok_or(ENDLESS)?;
             self.at += 1;
             match byte {
-                b'"' => return String::from_utf8(text).map_err(|_| "a string is not UTF-8"),
+                b'"' => {
+                    let text = String::from_utf8(text);
+                    return text.map(Cow::Owned).map_err(|_| NOT_UTF8);
+                }
                 b'\\' => {
                     let escape = self.peek().ok_or(ENDLESS)?;
                     self.at += 1;
@@ -220,9 +242,20 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<Json, &'static str> {
+        let (text, whole) = self.number_text()?;
+        let number = match (whole, text.starts_with('-')) {
+            (false, _) => None,
+            (true, false) => text.parse().ok().map(Json::Unsigned),
+            (true, true) => text.parse().ok().map(Json::Signed),
+        };
+        Ok(number.unwrap_or_else(|| Json::Float(text.into())))
+    }
+
+    /// A number as it is written, and whether it has neither a fraction nor an exponent.
+    pub(crate) fn number_text(&mut self) -> Result<(&'a str, bool), &'static str> {
         const MALFORMED: &str = "a number is malformed";
         let start = self.at;
-        let negative = self.take(b'-');
+        self.take(b'-');
         let digits_at = self.at;
         let digits = self.digits();
         if digits == 0 || (digits > 1 && self.bytes.get(digits_at) == Some(&b'0')) {
@@ -247,12 +280,7 @@ impl Reader<'_> {
             .get(start..self.at)
             .and_then(|text| std::str::from_utf8(text).ok())
             .ok_or(MALFORMED)?;
-        let number = match (whole, negative) {
-            (false, _) => None,
-            (true, false) => text.parse().ok().map(Json::Unsigned),
-            (true, true) => text.parse().ok().map(Json::Signed),
-        };
-        Ok(number.unwrap_or_else(|| Json::Float(text.into())))
+        Ok((text, whole))
     }
 
     fn digits(&mut self) -> usize {
@@ -263,19 +291,19 @@ impl Reader<'_> {
         self.at - start
     }
 
-    fn word(&mut self, word: &[u8], value: Json) -> Result<Json, &'static str> {
+    pub(crate) fn word(&mut self, word: &[u8]) -> Result<(), &'static str> {
         if !self
             .bytes
             .get(self.at..)
             .is_some_and(|rest| rest.starts_with(word))
         {
-            return Err("no value starts so");
+            return Err(NO_VALUE);
         }
         self.at += word.len();
-        Ok(value)
+        Ok(())
     }
 
-    fn space(&mut self) {
+    pub(crate) fn space(&mut self) {
         while self
             .peek()
             .is_some_and(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
@@ -284,13 +312,13 @@ impl Reader<'_> {
         }
     }
 
-    fn take(&mut self, byte: u8) -> bool {
+    pub(crate) fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub(crate) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 }

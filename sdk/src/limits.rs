@@ -22,3 +22,17 @@ pub(crate) const REASONS_MAX: usize = 64;
 
 /// How deep a configuration may nest: the reader recurses, and a guest's stack is small.
 pub(crate) const JSON_DEPTH_MAX: usize = 64;
+
+/// Fields of a form or query: more than any page has, and few enough to be walked for each look.
+pub(crate) const FORM_PAIRS_MAX: usize = 1024;
+
+/// Longest structured field read, in bytes, all of its lines together. RFC 9651 §3 asks for 1024 members; proxies take
+/// some 60 KiB of headers in all.
+pub(crate) const STRUCTURED_FIELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Steps in a JSON pointer: as deep as a document may be.
+pub(crate) const JSON_POINTER_STEPS_MAX: usize = JSON_DEPTH_MAX;
+
+/// Tries to change a shared value. Each that is lost is another worker's success, so who loses all of them has seen 31
+/// others get through within some 30 µs.
+pub(crate) const SHARED_ROUNDS_MAX: u32 = 32;

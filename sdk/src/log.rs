@@ -5,6 +5,15 @@ use crate::host::{ActiveHost, Host, Level};
 use crate::limits;
 
 /// A value in a log line.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// fn tell(request: &Request, tries: u64) {
+///     let fields = [("tries", Field::Number(tries)), ("of", "sign-in".into())];
+///     request.log(Level::Info, "tried", &fields);
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Field<'a> {
     /// A number.

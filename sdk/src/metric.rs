@@ -45,6 +45,15 @@ impl Counter {
 }
 
 /// A number that goes up and down.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// How many keys there are: `portcullis.<control>.keys`.
+/// fn tell(plugin: &PluginContext, keys: u64) {
+///     plugin.gauge("keys").set(keys);
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Gauge(Metric);
 
@@ -65,6 +74,17 @@ impl Gauge {
 }
 
 /// A distribution of values.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Define it once, at configure; record into it as often as you like.
+/// fn measure(plugin: &PluginContext) -> Histogram {
+///     let sizes = plugin.histogram("body_bytes");
+///     sizes.record(1024);
+///     sizes
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Histogram(Metric);
 

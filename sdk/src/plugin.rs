@@ -8,7 +8,8 @@ use crate::control::{Control, Metadata};
 use crate::enforcement::{Enforcement, Flow};
 use crate::error::Error;
 use crate::exchange_log::Log;
-use crate::filter::{CallAnswer, Filter, Release};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
+use crate::grpc_call::GrpcCallResponse;
 use crate::host::{ActiveHost, Buffer, Host, Level};
 use crate::http_call::{CallId, HttpCallResponse};
 use crate::json::Json;
@@ -140,6 +141,16 @@ impl<C: Control> Filter for Plugin<C> {
             let response =
                 HttpCallResponse::new(&scope.host, answer.header_count, answer.body_size);
             control.on_http_call_response(&mut context, CallId(answer.id), &response);
+        }
+        context.released()
+    }
+
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release> {
+        let scope = &self.enforcement.scope;
+        let mut context = PluginContext::new(scope);
+        if let Some(control) = &mut self.control {
+            let response = GrpcCallResponse::new(&scope.host, answer.outcome);
+            control.on_grpc_call_response(&mut context, CallId(answer.id), &response);
         }
         context.released()
     }

@@ -115,6 +115,24 @@ impl PluginContext {
         id.map(CallId)
     }
 
+    /// Starts a gRPC call of one message to a cluster that the operator lets this plugin call (with `protocol: http2`);
+    /// the answer comes to [`on_grpc_call_response`](crate::Control::on_grpc_call_response). `service` is its full name, as in
+    /// `envoy.service.auth.v3.Authorization`; an unknown cluster is an error. One hostcall.
+    pub fn grpc_call(
+        &self,
+        cluster: &str,
+        service: &str,
+        method: &str,
+        message: &[u8],
+        timeout: Duration,
+    ) -> Result<CallId, Error> {
+        let timeout = whole_ms(timeout);
+        let id = self
+            .scope
+            .grpc_call(cluster, (service, method), message, timeout);
+        id.map(CallId)
+    }
+
     /// Names the request headers that this control sets. Its own filter removes what a client sends under these names;
     /// the Portcullis host also removes it on routes where the filter is off. Envoy ignores the call. One hostcall.
     pub fn declare_owned_request_headers(&mut self, names: &[&str]) {

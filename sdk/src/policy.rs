@@ -11,7 +11,9 @@
 //! - A control that holds a body and then waits for a call ([`Request::hold`](crate::Request::hold)) must be the last
 //!   one that reads bodies: hosts do not show a body again that goes on outside of a callback. Else it is refused (500).
 
+mod entries;
 mod exchange;
+mod measure;
 mod part;
 mod ticks;
 
@@ -24,15 +26,19 @@ use crate::configuration::{self, ConfigError};
 use crate::control::{Control, Metadata};
 use crate::enforcement::Flow;
 use crate::error::Error;
-use crate::filter::{CallAnswer, Filter, Release};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
 use crate::host::{ActiveHost, Host, Level};
 use crate::json::Json;
 use crate::log;
+use crate::metric::Histogram;
 use crate::schema;
 use crate::scope::{Neighbours, Notes, Scope};
 
+pub(crate) use entries::MEASURE;
+use entries::{entries, under};
 pub use exchange::PolicyExchange;
 use exchange::Stop;
+use measure::{Measure, timed};
 use part::{Direction, Part, Slot};
 use ticks::Ticks;
 
@@ -90,7 +96,8 @@ pub struct Policy<S: ControlSet> {
     /// Of the exchange under way.
     notes: Rc<RefCell<Notes>>,
     ticks: Ticks,
-    /// HTTP calls under way, and which control's they are.
+    measure: Measure,
+    /// Calls under way, and which control's they are.
     calls: Vec<(u32, usize)>,
     /// Places for the state of exchanges that are free again.
     free: Vec<usize>,
@@ -103,20 +110,16 @@ struct Running {
     part: Box<dyn Part>,
     callbacks: Callbacks,
     neighbours: Neighbours,
-}
-
-/// One entry of the configuration's `controls`.
-struct Entry {
-    member: &'static Member,
-    filter: String,
-    configuration: Json,
+    /// Of its callbacks, if they are measured.
+    time: Option<Histogram>,
 }
 
 impl<S: ControlSet> Policy<S> {
     /// Builds all controls; on failure the old ones stay.
     fn configure_with(&mut self, tree: Json) -> Result<(), ConfigError> {
         let mut controls = Vec::new();
-        for (index, entry) in entries::<S>(tree)?.into_iter().enumerate() {
+        let (entries, measure) = entries::<S>(tree)?;
+        for (index, entry) in entries.into_iter().enumerate() {
             let neighbours = Neighbours {
                 filter: entry.filter.into(),
                 notes: self.notes.clone(),
@@ -133,9 +136,11 @@ impl<S: ControlSet> Policy<S> {
                 part,
                 callbacks: metadata.callbacks,
                 neighbours,
+                time: measure.histogram(&self.host, metadata.name),
             });
         }
         self.controls = controls;
+        self.measure = measure;
         self.calls.clear();
         self.ticks = Ticks::default();
         self.look_after_all();
@@ -175,12 +180,31 @@ impl<S: ControlSet> Policy<S> {
         });
         exchange.place = Some(place);
         exchange.entered = self.controls.len();
+        exchange.measured = self.measure.begin();
         place
     }
 
     /// Takes the notes back.
     fn leave(&mut self, exchange: &mut PolicyExchange) {
         std::mem::swap(&mut *self.notes.borrow_mut(), &mut exchange.notes);
+    }
+
+    /// Hands the answer to a call to the control that made it.
+    fn answered(
+        &mut self,
+        id: u32,
+        tell: impl FnOnce(&mut dyn Part) -> Vec<Release>,
+    ) -> Vec<Release> {
+        let Some(at) = self.calls.iter().position(|(known, _)| *known == id) else {
+            return Vec::new();
+        };
+        let (_, index) = self.calls.swap_remove(at);
+        let Some(running) = self.controls.get_mut(index) else {
+            return Vec::new();
+        };
+        let released = tell(&mut *running.part);
+        self.look_after(index);
+        of(index, released).collect()
     }
 
     /// The request's headers through the controls from `first` on.
@@ -201,9 +225,12 @@ impl<S: ControlSet> Policy<S> {
             if !running.callbacks.contains(Callbacks::REQUEST_HEADERS) {
                 continue;
             }
-            flow = running
-                .part
-                .on_request_headers(place, context, end_of_stream);
+            let time = running.time.as_ref().filter(|_| exchange.measured);
+            flow = timed(&self.host, time, || {
+                running
+                    .part
+                    .on_request_headers(place, context, end_of_stream)
+            });
             self.look_after(index);
             if flow == Flow::Hold {
                 exchange.stop = Some(Stop {
@@ -240,9 +267,12 @@ impl<S: ControlSet> Policy<S> {
             };
             if running.callbacks.contains(direction.callback()) {
                 // What it has let pass before is not shown to it again while another holds it.
-                (flow, size) = running
-                    .part
-                    .on_body(place, direction, (from, size), end_of_stream);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                (flow, size) = timed(&self.host, time, || {
+                    running
+                        .part
+                        .on_body(place, direction, (from, size), end_of_stream)
+                });
                 self.look_after(index);
             }
             let stopped = direction == Direction::Request
@@ -287,7 +317,8 @@ impl<S: ControlSet> Policy<S> {
                 break;
             };
             if running.callbacks.contains(Callbacks::RESPONSE_HEADERS) {
-                flow = running.part.on_response_headers(place);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                flow = timed(&self.host, time, || running.part.on_response_headers(place));
                 self.look_after(index);
             }
             if flow != Flow::Continue {
@@ -317,6 +348,7 @@ impl<S: ControlSet> Filter for Policy<S> {
             controls: Vec::new(),
             notes: Rc::default(),
             ticks: Ticks::default(),
+            measure: Measure::default(),
             calls: Vec::new(),
             free: Vec::new(),
             places: 0,
@@ -344,16 +376,11 @@ impl<S: ControlSet> Filter for Policy<S> {
     }
 
     fn on_http_call_response(&mut self, answer: CallAnswer) -> Vec<Release> {
-        let Some(at) = self.calls.iter().position(|(id, _)| *id == answer.id) else {
-            return Vec::new();
-        };
-        let (_, index) = self.calls.swap_remove(at);
-        let Some(running) = self.controls.get_mut(index) else {
-            return Vec::new();
-        };
-        let released = running.part.on_http_call_response(answer);
-        self.look_after(index);
-        of(index, released).collect()
+        self.answered(answer.id, |part| part.on_http_call_response(answer))
+    }
+
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release> {
+        self.answered(answer.id, |part| part.on_grpc_call_response(answer))
     }
 
     fn on_request_headers(
@@ -424,7 +451,8 @@ impl<S: ControlSet> Filter for Policy<S> {
             if let Some(running) = self.controls.get_mut(index)
                 && running.callbacks.contains(Callbacks::LOG)
             {
-                running.part.on_log(place);
+                let time = running.time.as_ref().filter(|_| exchange.measured);
+                timed(&self.host, time, || running.part.on_log(place));
                 self.look_after(index);
             }
         }
@@ -447,85 +475,6 @@ fn of(control: usize, released: Vec<Release>) -> impl Iterator<Item = Release> {
     released
         .into_iter()
         .map(move |release| Release { control, ..release })
-}
-
-/// Reads `{"controls": [{"control": NAME, "filter": NAME, "configuration": {…}}, …]}`.
-fn entries<S: ControlSet>(tree: Json) -> Result<Vec<Entry>, ConfigError> {
-    let Json::Object(members) = tree else {
-        return Err(ConfigError::new("", "must be a mapping"));
-    };
-    let mut list = None;
-    for (key, value) in members {
-        match (key.as_str(), value) {
-            ("controls", Json::List(entries)) => list = Some(entries),
-            ("controls", _) => return Err(ConfigError::new("controls", "must be a list")),
-            _ => return Err(ConfigError::new(key, "unknown field, expected `controls`")),
-        }
-    }
-    let list = list.filter(|list| !list.is_empty());
-    let list =
-        list.ok_or_else(|| ConfigError::new("controls", "must name at least one control"))?;
-    let mut entries: Vec<Entry> = Vec::with_capacity(list.len());
-    for (index, entry) in list.into_iter().enumerate() {
-        let entry = entry_of::<S>(entry).map_err(|error| error.under(&under(index, "")))?;
-        if entries.iter().any(|known| known.filter == entry.filter) {
-            let reason = ["`", &entry.filter, "` comes twice"].concat();
-            return Err(ConfigError::new("filter", reason).under(&under(index, "")));
-        }
-        entries.push(entry);
-    }
-    Ok(entries)
-}
-
-fn entry_of<S: ControlSet>(entry: Json) -> Result<Entry, ConfigError> {
-    let Json::Object(members) = entry else {
-        return Err(ConfigError::new("", "must be a mapping"));
-    };
-    let (mut member, mut filter) = (None, None);
-    let mut configuration = Json::Object(Vec::new());
-    for (key, value) in members {
-        match (key.as_str(), value) {
-            ("control", Json::Text(name)) => {
-                let found = S::MEMBERS.iter().find(|it| it.metadata.name == name);
-                member = Some(found.ok_or_else(|| unknown_control::<S>(&name))?);
-            }
-            ("filter", Json::Text(name)) => filter = Some(name),
-            ("control" | "filter", _) => return Err(ConfigError::new(key, "must be a name")),
-            ("configuration", value) => configuration = value,
-            _ => {
-                let reason = "unknown field, expected one of `control`, `filter`, `configuration`";
-                return Err(ConfigError::new(key, reason));
-            }
-        }
-    }
-    let member = member.ok_or_else(|| ConfigError::new("control", "is missing"))?;
-    Ok(Entry {
-        member,
-        filter: filter.unwrap_or_else(|| member.metadata.name.into()),
-        configuration,
-    })
-}
-
-#[cold]
-fn unknown_control<S: ControlSet>(name: &str) -> ConfigError {
-    let known: Vec<&str> = S::MEMBERS.iter().map(|it| it.metadata.name).collect();
-    let reason = [
-        "`",
-        name,
-        "` is not in this module; it has ",
-        &known.join(", "),
-    ]
-    .concat();
-    ConfigError::new("control", reason)
-}
-
-/// `controls[3]` and what follows.
-fn under(index: usize, rest: &str) -> String {
-    let mut path = String::from("controls[");
-    log::push_number(&mut path, index as u64);
-    path.push(']');
-    path.push_str(rest);
-    path
 }
 
 macro_rules! tuples {

@@ -3,15 +3,18 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::connection::Connection;
+use crate::cookies::Cookies;
 use crate::error::Error;
 use crate::fields::{self, CheckedHeader, FieldPairs};
 use crate::foreign::Foreign;
+use crate::form::{self, Form};
 use crate::host::{Host, Level, Map};
 use crate::http_call::CallId;
 use crate::log::{self, Field};
 use crate::plugin_context::whole_ms;
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// The functions that requests and responses share; every one is one hostcall.
 macro_rules! field_functions {
@@ -97,6 +100,13 @@ macro_rules! exchange_functions {
             self.scope.property(path)
         }
 
+        /// The claims that jwt-auth verified, where it stands before this control with `share_claims: true`; `None` where
+        /// nobody did. No client can set them. In one module with jwt-auth no hostcall, else one.
+        pub fn verified_claims(&self) -> Result<Option<VerifiedClaims>, Error> {
+            let claims = self.scope.property(&[VerifiedClaims::PROPERTY])?;
+            claims.map(VerifiedClaims::parse).transpose()
+        }
+
         /// Leaves a property for this exchange's later callbacks and filters; they read it as the one segment `name`.
         /// One hostcall.
         pub fn set_property(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
@@ -129,9 +139,50 @@ macro_rules! exchange_functions {
         }
     };
 }
-pub(crate) use {exchange_functions, field_functions};
+/// The functions that requests share, awaited or not.
+macro_rules! request_functions {
+    () => {
+        /// The method. One hostcall.
+        pub fn method(&self) -> Result<Vec<u8>, Error> {
+            self.header(":method")?.ok_or(Error::Missing(":method"))
+        }
+
+        /// The path with its query, as the host normalised it. One hostcall.
+        pub fn path(&self) -> Result<Vec<u8>, Error> {
+            self.header(":path")?.ok_or(Error::Missing(":path"))
+        }
+
+        /// The pairs of the query, as a browser's form writes them; none if there is no query. One hostcall.
+        pub fn query(&self) -> Result<Form, Error> {
+            Form::parse(form::query(&self.path()?))
+        }
+
+        /// The host that the client named, port included. One hostcall.
+        pub fn authority(&self) -> Result<Vec<u8>, Error> {
+            self.header(":authority")?
+                .ok_or(Error::Missing(":authority"))
+        }
+
+        /// The cookies, over all `cookie` headers. One hostcall.
+        pub fn cookies(&self) -> Result<Cookies, Error> {
+            self.all_headers().map(Cookies::new)
+        }
+    };
+}
+pub(crate) use {exchange_functions, field_functions, request_functions};
 
 /// A request that is held: what [`PluginContext::release`](crate::PluginContext::release) wants to know.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Requests that wait for the first keys; a tick lets them go.
+/// fn go_on(waiting: &mut Vec<Held>, plugin: &mut PluginContext) {
+///     for held in waiting.drain(..) {
+///         plugin.release(held, Ok(Decision::Continue));
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a held request waits until it is released"]
 pub struct Held(pub(crate) u32);
@@ -166,22 +217,6 @@ impl<'a> Request<'a> {
             end_of_stream,
             held: false,
         }
-    }
-
-    /// The method. One hostcall.
-    pub fn method(&self) -> Result<Vec<u8>, Error> {
-        self.header(":method")?.ok_or(Error::Missing(":method"))
-    }
-
-    /// The path with its query, as the host normalised it. One hostcall.
-    pub fn path(&self) -> Result<Vec<u8>, Error> {
-        self.header(":path")?.ok_or(Error::Missing(":path"))
-    }
-
-    /// The host that the client named, port included. One hostcall.
-    pub fn authority(&self) -> Result<Vec<u8>, Error> {
-        self.header(":authority")?
-            .ok_or(Error::Missing(":authority"))
     }
 
     /// The scheme that the host derived. Not a proof of TLS: ask the [`connection`](Self::connection). One hostcall.
@@ -227,6 +262,7 @@ impl<'a> Request<'a> {
             .map(CallId)
     }
 
+    request_functions!();
     field_functions!(Map::Request);
     exchange_functions!();
 }

@@ -11,6 +11,7 @@ use crate::log::{self, Field};
 use crate::request::{exchange_functions, field_functions};
 use crate::scope::Scope;
 use crate::shared_data::SharedData;
+use crate::verified_claims::VerifiedClaims;
 
 /// The response, while its headers are looked at. Whatever is set here is what the client sees.
 ///

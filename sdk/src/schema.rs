@@ -7,6 +7,7 @@ use crate::configuration::SHADOW;
 use crate::control::{Control, Metadata};
 #[cfg(target_arch = "wasm32")]
 use crate::filter::Filter;
+use crate::policy::MEASURE;
 
 /// Of one control: its own keys, and `shadow`. Nothing refers to anything, so it can stand inside another.
 pub(crate) fn of_control<C: Control>() -> Value {
@@ -58,6 +59,12 @@ pub(crate) fn of_policy(members: impl Iterator<Item = (Metadata, Value)>) -> Val
                 "type": "array",
                 "minItems": 1,
                 "items": {"oneOf": entries.collect::<Vec<_>>()},
+            },
+            MEASURE: {
+                "description": "Of so many exchanges one is measured: the time of each control's callbacks. None, if it is left out.",
+                "type": "integer",
+                "minimum": 1,
+                "maximum": u32::MAX,
             },
         },
         "required": ["controls"],

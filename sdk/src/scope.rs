@@ -24,7 +24,7 @@ pub(crate) struct Neighbours {
     pub(crate) notes: Rc<RefCell<Notes>>,
     /// The tick period that the control last asked for, in ms.
     pub(crate) tick_period_ms: Rc<RefCell<Option<u32>>>,
-    /// HTTP calls that the control started since it was last looked at.
+    /// Calls that the control started since it was last looked at.
     pub(crate) calls: Rc<RefCell<Vec<u32>>>,
 }
 
@@ -89,6 +89,24 @@ impl Scope {
             .host
             .http_call(cluster, headers, body, timeout_ms)
             .map_err(Error::host("proxy_http_call"))?;
+        if let Some(neighbours) = &self.neighbours {
+            neighbours.calls.borrow_mut().push(id);
+        }
+        Ok(id)
+    }
+
+    /// Starts a gRPC call; the policy is told whose it is.
+    pub(crate) fn grpc_call(
+        &self,
+        cluster: &str,
+        (service, method): (&str, &str),
+        message: &[u8],
+        timeout_ms: u32,
+    ) -> Result<u32, Error> {
+        let id = self
+            .host
+            .grpc_call(cluster, service, method, message, timeout_ms)
+            .map_err(Error::host("proxy_grpc_call"))?;
         if let Some(neighbours) = &self.neighbours {
             neighbours.calls.borrow_mut().push(id);
         }

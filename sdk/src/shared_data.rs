@@ -5,12 +5,32 @@ use std::borrow::Cow;
 use crate::error::{Error, Status};
 use crate::host::Host;
 use crate::scope::Scope;
+use crate::shared_counter::SharedCounter;
 
 /// The version of a shared value; it changes with each write.
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// /// Puts a value in the place of what was read, and only of that.
+/// fn replace(shared: &SharedData, read: Cas) -> Result<bool, Error> {
+///     Ok(shared.set("leader", b"me", Some(read))? == CasOutcome::Stored)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cas(u32);
 
 /// How a write went.
+///
+/// ```
+/// use portcullis_sdk::CasOutcome;
+///
+/// /// Who loses reads again.
+/// fn again(outcome: CasOutcome) -> bool {
+///     outcome == CasOutcome::Mismatch
+/// }
+/// assert!(!again(CasOutcome::Stored));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum CasOutcome {
@@ -28,22 +48,10 @@ pub enum CasOutcome {
 /// ```
 /// use portcullis_sdk::prelude::*;
 ///
-/// /// Counts over all workers. Others write in between, so it is tried again, and not for ever.
-/// fn count(shared: &SharedData) -> Result<u64, Error> {
-///     for _ in 0..32 {
-///         let (count, outcome) = match shared.get("count")? {
-///             Some((bytes, cas)) => {
-///                 let bytes: [u8; 8] = bytes.try_into().map_err(|_| Error::Malformed("count"))?;
-///                 let count = u64::from_le_bytes(bytes) + 1;
-///                 (count, shared.set("count", &count.to_le_bytes(), Some(cas))?)
-///             }
-///             None => (1, shared.create("count", &1_u64.to_le_bytes())?),
-///         };
-///         if outcome == CasOutcome::Stored {
-///             return Ok(count);
-///         }
-///     }
-///     Err(Error::new("the count is written too often"))
+/// /// Whether this is the worker that does what one of them must do; for a change of what is there take
+/// /// [`SharedStore::update`](crate::SharedStore::update), for a number [`counter`](Self::counter).
+/// fn is_first(shared: &SharedData) -> Result<bool, Error> {
+///     Ok(shared.create("started", b"1")? == CasOutcome::Stored)
 /// }
 /// ```
 #[derive(Clone, Debug)]
@@ -89,6 +97,19 @@ impl SharedData {
             Err(Status::CAS_MISMATCH) => Ok(CasOutcome::Mismatch),
             Err(status) => Err(Error::host("proxy_set_shared_data")(status)),
         }
+    }
+
+    /// A number that all workers count on, under a key of its own.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Counts a failed sign-in, and says whether there were too many.
+    /// fn failed(shared: &SharedData) -> Result<bool, Error> {
+    ///     Ok(shared.counter("failures").add(1)? > 100)
+    /// }
+    /// ```
+    pub fn counter(&self, key: &str) -> SharedCounter {
+        SharedCounter::new(self.clone(), key)
     }
 
     /// Controls that share a module share a VM id, too: each has its keys under the name of its filter.

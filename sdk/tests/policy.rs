@@ -314,7 +314,11 @@ fn a_bad_configuration_is_named_by_its_path() {
         ),
         (
             r#"{"control": []}"#,
-            "configuration: control: unknown field, expected `controls`",
+            "configuration: control: unknown field, expected `controls` or `measure_one_in`",
+        ),
+        (
+            r#"{"controls": [{"control": "control-a"}], "measure_one_in": 0}"#,
+            "configuration: measure_one_in: must be a whole number from 1 to 4294967295",
         ),
         (
             r#"{"controls": [{"control": "x"}]}"#,
@@ -346,4 +350,25 @@ fn a_bad_configuration_is_named_by_its_path() {
     let mut harness = configured(ALL);
     assert!(harness.configure("{}").is_err());
     assert_eq!(exchange(&mut harness, &[], "").status, 200);
+}
+
+/// The time of each control's callbacks, of one exchange in three. The clock moves by each look at it.
+#[test]
+fn time_is_measured_where_the_configuration_asks() {
+    let measured = |name: &str, harness: &Harness<Three>| {
+        harness.metric(&format!("portcullis.{name}.callback_ns"))
+    };
+    let mut harness = configured(ALL);
+    exchange(&mut harness, &[], "");
+    assert_eq!(measured("control-a", &harness), None, "nothing asks");
+
+    let all = ALL.strip_suffix('}').unwrap();
+    let mut harness = configured(&format!("{all}, \"measure_one_in\": 3}}"));
+    for (step, expected) in [(1, 1), (2, 1), (3, 1), (4, 4), (5, 4)] {
+        harness.set_clock_step(Duration::from_nanos(step));
+        exchange(&mut harness, &[], "body");
+        for name in ["control-a", "control-b", "control-c"] {
+            assert_eq!(measured(name, &harness), Some(expected), "{name}, {step}");
+        }
+    }
 }

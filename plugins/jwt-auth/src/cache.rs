@@ -4,28 +4,18 @@
 //! verdict is remembered: every rule runs for every request. An entry dies with the token's expiry, with its key, or as
 //! the least lately used when the cache is full. Only tokens that an issuer signed get in, so nobody else can fill it.
 
-use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::time::SystemTime;
+
+use portcullis_sdk::BoundedCache;
 
 use crate::claims::Claims;
 use crate::limits;
 
 /// A bounded memory of tokens.
-#[derive(Debug, Default)]
-pub(crate) struct Cache {
-    /// By the token's end: that is signature, so as good as random.
-    entries: BTreeMap<u64, Entry>,
-    bytes: usize,
-    uses: u64,
-}
-
 #[derive(Debug)]
-struct Entry {
-    token: Box<str>,
-    verified: Verified,
-    weight: usize,
-    used: u64,
-}
+pub(crate) struct Cache(BoundedCache<Token, Verified>);
 
 /// A token whose signature is good.
 #[derive(Clone, Debug)]
@@ -37,77 +27,71 @@ pub(crate) struct Verified {
     pub(crate) claims: Rc<Claims>,
 }
 
+/// A remembered token, and one that is looked up.
+#[derive(Debug, PartialEq, Eq)]
+struct Token(Box<[u8]>);
+
+struct Asked<'a>(&'a [u8]);
+
+impl Hash for Token {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Asked(&self.0).hash(state);
+    }
+}
+
+impl Hash for Asked<'_> {
+    /// Its end is signature, so as good as random: the rest would tell no more, and takes time.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let end = self.0.last_chunk().copied();
+        state.write_u64(end.map_or(0, u64::from_ne_bytes));
+    }
+}
+
+impl PartialEq<Asked<'_>> for Token {
+    /// Eight bytes at a time: in Wasm `==` of slices is a loop over single bytes, and a token has many hundreds.
+    fn eq(&self, asked: &Asked<'_>) -> bool {
+        let (a, b) = (&*self.0, asked.0);
+        let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+        let words = || a_words.iter().zip(b_words);
+        a.len() == b.len()
+            && words().all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+            && a_rest == b_rest
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        let cache = BoundedCache::new(limits::CACHE_ENTRIES_MAX);
+        Self(cache.weight_max(limits::CACHE_BYTES_MAX))
+    }
+}
+
 impl Cache {
     /// `token` may be any bytes: what equals a remembered token is one.
     pub(crate) fn find(&mut self, token: &[u8]) -> Option<Verified> {
-        let entry = self
-            .entries
-            .get_mut(&end(token))
-            .filter(|entry| equal(entry.token.as_bytes(), token))?;
-        self.uses += 1;
-        entry.used = self.uses;
-        Some(entry.verified.clone())
+        self.0.get(&Asked(token), ALWAYS).cloned()
     }
 
     pub(crate) fn insert(&mut self, token: &str, verified: Verified) {
         let weight = token.len() + verified.claims.weight() + 128;
-        if weight > limits::CACHE_BYTES_MAX {
-            return;
-        }
-        self.remove(token.as_bytes());
-        while self.entries.len() >= limits::CACHE_ENTRIES_MAX
-            || self.bytes + weight > limits::CACHE_BYTES_MAX
-        {
-            let oldest = self
-                .entries
-                .iter()
-                .min_by_key(|(_, entry)| entry.used)
-                .map(|(end, _)| *end);
-            let Some(removed) = oldest.and_then(|end| self.entries.remove(&end)) else {
-                break;
-            };
-            self.bytes -= removed.weight;
-        }
-        self.uses += 1;
-        self.bytes += weight;
-        self.entries.insert(
-            end(token.as_bytes()),
-            Entry {
-                token: token.into(),
-                verified,
-                weight,
-                used: self.uses,
-            },
-        );
+        let key = Token(token.as_bytes().into());
+        self.0.insert_weighing(key, verified, weight, ALWAYS);
     }
 
-    /// Forgets a token, and any other one that stands in its place.
+    /// Forgets a token.
     pub(crate) fn remove(&mut self, token: &[u8]) {
-        if let Some(removed) = self.entries.remove(&end(token)) {
-            self.bytes -= removed.weight;
-        }
+        self.0.remove(&Asked(token));
     }
 
     /// Forgets a provider's tokens whose key `keeps` refuses.
     pub(crate) fn retain_keys(&mut self, provider: usize, keeps: impl Fn(u64) -> bool) {
-        self.entries
-            .retain(|_, entry| entry.verified.provider != provider || keeps(entry.verified.key));
-        self.bytes = self.entries.values().map(|entry| entry.weight).sum();
+        self.0
+            .retain(|_, verified| verified.provider != provider || keeps(verified.key));
     }
 }
 
-fn end(token: &[u8]) -> u64 {
-    token.last_chunk().map_or(0, |end| u64::from_be_bytes(*end))
-}
-
-/// Eight bytes at a time: in Wasm `==` of slices is a loop over single bytes, and a token has many hundreds.
-fn equal(a: &[u8], b: &[u8]) -> bool {
-    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let words = || a_words.iter().zip(b_words);
-    a.len() == b.len()
-        && words().all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
-        && a_rest == b_rest
-}
+/// Entries have no time of their own: the rules look at the token's for every request.
+const ALWAYS: SystemTime = SystemTime::UNIX_EPOCH;
 
 #[cfg(test)]
 mod tests {
@@ -139,13 +123,14 @@ mod tests {
         ] {
             assert_eq!(cache.find(token.as_bytes()).is_some(), found, "{token}");
         }
-        cache.insert("other.claims.signature", verified(0, 1, 0));
-        assert!(
-            cache.find(b"header.claims.signature").is_none(),
-            "the same end: the later one stays"
-        );
+        // Another token with the same end is another entry.
+        cache.insert("other.claims.signature", verified(0, 2, 0));
+        let key = |cache: &mut Cache, token: &str| cache.find(token.as_bytes()).map(|it| it.key);
+        assert_eq!(key(&mut cache, "header.claims.signature"), Some(1));
+        assert_eq!(key(&mut cache, "other.claims.signature"), Some(2));
         cache.remove(b"other.claims.signature");
-        assert_eq!((cache.entries.len(), cache.bytes), (0, 0));
+        cache.remove(b"header.claims.signature");
+        assert_eq!((cache.0.len(), cache.0.weight()), (0, 0));
     }
 
     #[test]
@@ -157,7 +142,7 @@ mod tests {
         }
         assert!(cache.find(token(0).as_bytes()).is_some());
         cache.insert(&token(9999), verified(0, 1, 0));
-        assert_eq!(cache.entries.len(), limits::CACHE_ENTRIES_MAX);
+        assert_eq!(cache.0.len(), limits::CACHE_ENTRIES_MAX);
         assert!(cache.find(token(0).as_bytes()).is_some());
         assert!(cache.find(token(1).as_bytes()).is_none());
     }
@@ -167,9 +152,13 @@ mod tests {
         let mut cache = Cache::default();
         for number in 0..300 {
             cache.insert(&format!("token-{number:08}"), verified(0, 1, 8192));
-            assert!(cache.bytes <= limits::CACHE_BYTES_MAX, "{}", cache.bytes);
+            assert!(
+                cache.0.weight() <= limits::CACHE_BYTES_MAX,
+                "{}",
+                cache.0.weight()
+            );
         }
-        assert!(cache.entries.len() > 100, "{}", cache.entries.len());
+        assert!(cache.0.len() > 100, "{}", cache.0.len());
         cache.insert("too heavy", verified(0, 1, limits::CACHE_BYTES_MAX));
         assert!(cache.find(b"too heavy").is_none());
     }
@@ -188,13 +177,8 @@ mod tests {
         ]
         .map(|token| cache.find(token.as_bytes()).is_some());
         assert_eq!(left, [false, true, true]);
-        assert_eq!(
-            cache.bytes,
-            cache
-                .entries
-                .values()
-                .map(|entry| entry.weight)
-                .sum::<usize>()
-        );
+        let weight = |token: &str| token.len() + verified(0, 1, 0).claims.weight() + 128;
+        let left = weight("token-of-0-with-2") + weight("token-of-1-with-3");
+        assert_eq!(cache.0.weight(), left);
     }
 }

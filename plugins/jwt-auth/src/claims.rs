@@ -16,6 +16,8 @@ pub(crate) struct Claims {
     expires: u64,
     not_before: Option<u64>,
     issued: Option<u64>,
+    /// As it was signed, where later controls are to see it.
+    text: Option<Vec<u8>>,
 }
 
 /// Where a claim is: the names from the outermost object to it.
@@ -56,8 +58,19 @@ impl Claims {
             expires,
             not_before,
             issued,
+            text: None,
             members,
         })
+    }
+
+    /// Remembers the payload that this was read from.
+    pub(crate) fn keep_text(&mut self, payload: Vec<u8>) {
+        self.text = Some(payload);
+    }
+
+    /// The payload, if it was kept.
+    pub(crate) fn text(&self) -> Option<&[u8]> {
+        self.text.as_deref()
     }
 
     pub(crate) fn issuer(&self) -> &str {
@@ -103,7 +116,8 @@ impl Claims {
             .iter()
             .map(|audience| 64 + audience.len())
             .sum();
-        members + audiences + self.issuer.len() + 128
+        let text = self.text.as_ref().map_or(0, Vec::len);
+        members + audiences + text + self.issuer.len() + 128
     }
 }
 

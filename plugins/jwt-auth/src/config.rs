@@ -25,6 +25,9 @@ pub struct Config {
     /// Claims that later filters get as properties, besides `jwt.iss` and `jwt.sub`.
     #[serde(default)]
     pub(crate) claims_to_properties: Vec<ClaimToProperty>,
+    /// Whether the controls behind this one see all claims: the property `jwt.claims`, the JSON that was signed.
+    #[serde(default)]
+    pub(crate) share_claims: bool,
     /// Whether the `authorization` header is taken off before the upstream sees it.
     #[serde(default)]
     pub(crate) strip_token: bool,

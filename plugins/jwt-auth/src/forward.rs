@@ -1,6 +1,6 @@
 //! What later filters and the upstream learn of a verified token: properties and request headers.
 
-use portcullis_sdk::{Error, Request};
+use portcullis_sdk::{Error, Request, VerifiedClaims};
 use serde_json::Value;
 
 use crate::challenge::Refusal;
@@ -11,6 +11,8 @@ use crate::claims::{ClaimPath, Claims};
 pub(crate) struct Forward {
     pub(crate) headers: Vec<ClaimHeader>,
     pub(crate) properties: Vec<ClaimProperty>,
+    /// Whether all of them leave, as [`VerifiedClaims`].
+    pub(crate) share: bool,
 }
 
 /// A claim as a request header.
@@ -55,6 +57,9 @@ impl Forward {
         request.set_property("jwt.iss", claims.issuer().as_bytes())?;
         if let Some(subject) = claims.subject() {
             request.set_property("jwt.sub", subject.as_bytes())?;
+        }
+        if let Some(text) = claims.text().filter(|_| self.share) {
+            request.set_property(VerifiedClaims::PROPERTY, text)?;
         }
         for property in &self.properties {
             match claims.at(&property.path) {

@@ -18,6 +18,7 @@
 //! | `clock_skew_seconds` | 60 | tolerance for `exp`, `nbf` and `iat`; up to 300 |
 //! | `claims_to_headers` | none | `claim`, `header`: for the upstream |
 //! | `claims_to_properties` | none | `claim`, `property`: for later filters, as `jwt.PROPERTY` |
+//! | `share_claims` | false | whether controls behind this one see all claims (`Request::verified_claims` of the SDK): property `jwt.claims`, the signed JSON, nested at most 64 deep |
 //! | `strip_token` | false | whether `authorization` is taken off before the upstream |
 //! | `bypass_cors_preflight` | false | whether CORS preflight requests pass without a token |
 //! | `realm` | portcullis | in `www-authenticate` |
@@ -316,15 +317,16 @@ impl JwtAuth {
         now: u64,
         request: &Request<'_>,
     ) -> Result<Result<Verified, Refusal>, Error> {
+        let keep_text = self.settings.forward.share;
         let read = || {
             let token = token::one(token)?;
             let parts = Parts::split(token)?;
-            Ok((
-                token,
-                parts,
-                parts.header()?,
-                Claims::read(&parts.payload()?)?,
-            ))
+            let (header, payload) = (parts.header()?, parts.payload()?);
+            let mut claims = Claims::read(&payload)?;
+            if keep_text {
+                claims.keep_text(payload);
+            }
+            Ok((token, parts, header, claims))
         };
         let (token, parts, header, claims) = match read() {
             Ok(read) => read,

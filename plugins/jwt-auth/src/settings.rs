@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis_sdk::ConfigError;
+use portcullis_sdk::{ConfigError, VerifiedClaims};
 use serde_json::Value;
 
 use crate::algorithm::Algorithm;
@@ -57,7 +57,10 @@ impl Settings {
         }
         Ok(Self {
             providers,
-            forward: parse_forward(config.claims_to_headers, config.claims_to_properties)?,
+            forward: Forward {
+                share: config.share_claims,
+                ..parse_forward(config.claims_to_headers, config.claims_to_properties)?
+            },
             strip_token: config.strip_token,
             bypass_cors_preflight: config.bypass_cors_preflight,
             challenge: parse_challenge(
@@ -245,7 +248,7 @@ fn parse_forward(headers: Vec<ClaimToHeader>, properties: Vec<ClaimToProperty>) 
         };
         check_text(&format!("{key}.property"), &name)?;
         let name = format!("jwt.{name}");
-        if ["jwt.iss", "jwt.sub"].contains(&name.as_str())
+        if ["jwt.iss", "jwt.sub", VerifiedClaims::PROPERTY].contains(&name.as_str())
             || forward.properties.iter().any(|other| other.name == name)
         {
             return Err(ConfigError::new(

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use portcullis_sdk::testing::{Callout, Harness, Step, check_with};
+use portcullis_sdk::testing::{Callout, Harness, Policy, Step, check_with};
+use portcullis_sdk::{
+    Callbacks, ConfigError, Control, Decision, Error, Metadata, PluginContext, Request,
+};
 use serde_json::{Value, json};
 
 use crate::JwtAuth;
@@ -433,6 +436,15 @@ fn faulty_configurations_are_refused_by_key_and_reason() {
             with(inline(), "/claims_to_properties", json!([{"claim": "sub"}])),
             "claims_to_properties[0].property: is set already",
         ),
+        // A claim of that name would stand for all of them.
+        (
+            with(
+                inline(),
+                "/claims_to_properties",
+                json!([{"claim": "claims"}]),
+            ),
+            "claims_to_properties[0].property: is set already",
+        ),
         (
             with(
                 inline(),
@@ -494,6 +506,83 @@ fn many(count: usize) -> Vec<Value> {
             )
         })
         .collect()
+}
+
+/// Tells the upstream what it was told was verified.
+struct Told;
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Nothing {}
+
+impl Control for Told {
+    const METADATA: Metadata = Metadata::new("told", "1.0.0", Callbacks::REQUEST_HEADERS);
+    type Config = Nothing;
+    type State = ();
+
+    fn configure(_: Nothing, _: &mut PluginContext) -> Result<Self, ConfigError> {
+        Ok(Self)
+    }
+
+    fn on_request_headers(
+        &mut self,
+        _: &mut (),
+        request: &mut Request<'_>,
+    ) -> Result<Decision, Error> {
+        if let Some(claims) = request.verified_claims()? {
+            let roles = claims.claim("roles").and_then(|it| it.items());
+            let roles: Vec<_> = roles.into_iter().flatten().collect();
+            let roles: Vec<_> = roles.iter().filter_map(|it| it.as_str()).collect();
+            request.set_header("x-told", roles.join(","))?;
+        }
+        Ok(Decision::Continue)
+    }
+}
+
+#[test]
+fn verified_claims_reach_the_controls_behind_and_no_others_do() {
+    let roles = |key: &str, roles: &[&str]| token(json!({"key": key, "claims": {"roles": roles}}));
+    let good = roles("rsa-1", &["reader"]);
+    let [header, _, signature] = good.split('.').collect::<Vec<_>>()[..] else {
+        panic!("{good}")
+    };
+    let payload = roles("rsa-1", &["admin"]);
+    let payload = payload.split('.').nth(1).unwrap();
+    let forged = format!("{header}.{payload}.{signature}");
+    for share in [true, false] {
+        let configuration = with(inline(), "/share_claims", json!(share));
+        let mut harness = Harness::<Policy<(JwtAuth, Told)>>::new(start());
+        let controls =
+            json!([{"control": "jwt-auth", "configuration": configuration}, {"control": "told"}]);
+        let controls = json!({"controls": controls});
+        harness.configure(&controls.to_string()).unwrap();
+        for (token, told) in [
+            (&good, Some(share.then_some("reader"))),
+            (&good, Some(share.then_some("reader"))), // remembered
+            (&forged, None),
+            (&roles("rsa-2", &["admin"]), None),
+        ] {
+            let step = json!({"request": {"headers": [
+                ["authorization", format!("Bearer {token}")],
+                ["jwt.claims", "{\"roles\":[\"admin\"]}"],
+            ]}});
+            let step: Step = serde_json::from_value(step).unwrap();
+            let outcome = harness.exchange(&step, &make).unwrap();
+            let seen = outcome.upstream.map(|seen| {
+                let mut told = seen
+                    .headers
+                    .into_iter()
+                    .filter(|(name, _)| name == b"x-told");
+                told.next()
+                    .map(|(_, value)| String::from_utf8(value).unwrap())
+            });
+            let told = told.map(|told| told.map(String::from));
+            assert_eq!(
+                (outcome.status == 200, seen),
+                (told.is_some(), told),
+                "{token}"
+            );
+        }
+    }
 }
 
 struct World(Harness<JwtAuth>);

@@ -9,6 +9,7 @@
 //! | `controls[].control` | | `jwt-auth`, `rate-limit`, `security-headers` or `tls-policy` |
 //! | `controls[].filter` | the control's name | tells this entry's shared data from that of an equal one; unique |
 //! | `controls[].configuration` | `{}` | as the control alone is configured |
+//! | `measure_one_in` | | of so many requests one is measured: the time of each control's callbacks in ns, as histogram `portcullis.CONTROL.callback_ns` |
 //!
 //! # A request passes if
 //!

@@ -90,7 +90,6 @@ mod key;
 mod limits;
 mod seed;
 mod siphash;
-mod store;
 mod table;
 #[cfg(test)]
 mod testing;

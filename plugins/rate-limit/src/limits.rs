@@ -36,10 +36,6 @@ pub(crate) const KEYS_MIN: u32 = 32;
 /// shared data of one `vm_id`.
 pub(crate) const KEYS_MAX: u32 = 524_288;
 
-/// Compare-and-swap rounds for one request. Each lost round is another worker's success, so the loser of all of them
-/// has seen 31 other requests pass on the same shard within some 30 µs.
-pub(crate) const ROUNDS_MAX: u32 = 32;
-
 /// Rounds to agree on the seed. The second one reads what the winner of the first stored; the third is for a host
 /// that dropped it between.
 pub(crate) const SEED_ROUNDS_MAX: u32 = 3;

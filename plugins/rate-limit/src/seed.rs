@@ -4,11 +4,10 @@
 //! for at the first request of a VM and not at configure: a VM may be a copy of a snapshot that was taken after
 //! configure and in another life of the proxy. It is never logged and never sent.
 
-use portcullis_sdk::Error;
+use portcullis_sdk::{Error, SharedStore};
 
 use crate::limits::{SEED_BYTES, SEED_ROUNDS_MAX};
 use crate::siphash::SipKey;
-use crate::store::Store;
 
 /// The key in shared data; one for all tables, since it is no table's property.
 const KEY: &str = "portcullis.rate-limit/seed";
@@ -17,9 +16,12 @@ const KEY: &str = "portcullis.rate-limit/seed";
 ///
 /// # Errors
 /// Where the store fails, or holds what is no seed: without a seed nothing can be counted.
-pub(crate) fn agreed(store: &mut impl Store, random: impl Fn(&mut [u8])) -> Result<SipKey, Error> {
+pub(crate) fn agreed(
+    store: &mut impl SharedStore,
+    random: impl Fn(&mut [u8]),
+) -> Result<SipKey, Error> {
     for _ in 0..SEED_ROUNDS_MAX {
-        if let Some((value, _)) = store.get(KEY)? {
+        if let Some((value, _)) = store.read(KEY)? {
             let bytes = <[u8; SEED_BYTES]>::try_from(value).map_err(|value| {
                 Error::new(format!("a seed of {} bytes in shared data", value.len()))
             })?;
@@ -27,7 +29,7 @@ pub(crate) fn agreed(store: &mut impl Store, random: impl Fn(&mut [u8])) -> Resu
         }
         let mut bytes = [0; SEED_BYTES];
         random(&mut bytes);
-        store.create(KEY, &bytes)?;
+        store.write_new(KEY, &bytes)?;
     }
     Err(Error::new("shared data does not keep the seed"))
 }

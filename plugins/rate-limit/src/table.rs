@@ -8,7 +8,7 @@
 //! - One request is one `get` and, where it passes, one compare-and-swap of the same shard: all limits of a key stand
 //!   in one slot, so a request takes from all of them or from none.
 //! - No count is lost. A shard is replaced only with the CAS number it was read with, and a shard that is missing is
-//!   created with [`Store::create`], which fails where another worker was first. A lost round starts again from
+//!   created with [`SharedStore::write_new`], which fails where another worker was first. A lost round starts again from
 //!   `get`.
 //! - A slot with debt is never evicted. A key that finds its shard full is refused.
 //! - Keys are told apart by 64 bits of fingerprint and the shard: with n live keys some two of them share a slot with
@@ -18,11 +18,10 @@
 
 use core::fmt::Write as _;
 
-use portcullis_sdk::Error;
+use portcullis_sdk::{Change, Error, SharedStore};
 
 use crate::gcra::Limit;
-use crate::limits::{LIMITS_MAX, ROUNDS_MAX, SLOTS};
-use crate::store::Store;
+use crate::limits::{LIMITS_MAX, SLOTS};
 
 /// The TATs of one key, one for each limit; the rest is 0.
 pub(crate) type Tats = [u64; LIMITS_MAX];
@@ -44,7 +43,7 @@ pub(crate) enum Outcome {
         /// Nanoseconds until the first slot is free.
         wait: u64,
     },
-    /// Other workers were quicker, [`ROUNDS_MAX`] times.
+    /// Other workers were quicker, every time that it was tried.
     Contended,
 }
 
@@ -92,7 +91,7 @@ impl Table {
     /// Where the store fails, or holds what no table wrote.
     pub(crate) fn count(
         &mut self,
-        store: &mut impl Store,
+        store: &mut impl SharedStore,
         (fingerprint, place): (u64, u64),
         cost: u64,
         now: u64,
@@ -103,30 +102,23 @@ impl Table {
         let index = (u128::from(place) * u128::from(self.shards)) >> 64;
         let _infallible = write!(self.key, "{index:x}");
 
-        for _ in 0..ROUNDS_MAX {
-            let found = store.get(&self.key)?;
-            let old = found.as_ref().map_or(&[][..], |(value, _)| value);
-            let (verdict, changed) =
-                next(&self.limits, old, fingerprint, cost, now, &mut self.shard)?;
-            if !changed {
-                return Ok(verdict);
-            }
-            let stored = match found {
-                Some((_, cas)) => store.replace(&self.key, &self.shard, cas)?,
-                None => store.create(&self.key, &self.shard)?,
-            };
-            if stored {
-                return Ok(verdict);
-            }
+        let counted = store.update(&self.key, &mut self.shard, |old, new| {
+            let old = old.unwrap_or_default();
+            let (verdict, changed) = next(&self.limits, old, fingerprint, cost, now, new)?;
+            let change = if changed { Change::Write } else { Change::Keep };
+            Ok((verdict, change))
+        });
+        match counted {
+            Err(Error::Contended(_)) => Ok(Verdict {
+                outcome: Outcome::Contended,
+                tats: [0; LIMITS_MAX],
+            }),
+            counted => counted,
         }
-        Ok(Verdict {
-            outcome: Outcome::Contended,
-            tats: [0; LIMITS_MAX],
-        })
     }
 }
 
-/// What follows from a shard as it was read: the verdict, the shard to store (into `new`), and whether it must be
+/// What follows from a shard as it was read: the verdict, the shard to store (into `new`, which is empty), and whether it must be
 /// stored.
 fn next(
     limits: &[Limit],
@@ -144,7 +136,6 @@ fn next(
         )));
     }
 
-    new.clear();
     let mut own = None;
     // Slots from beyond the horizon were stored before the clock went backwards. What they are brought to must be
     // stored even where the request is refused, or they would move on with the clock.

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use portcullis_sdk::Error;
-
-use crate::store::{Read, Store};
+use portcullis_sdk::{Error, SharedStore};
 
 /// SplitMix64.
 pub(crate) struct Random(u64);
@@ -92,19 +90,19 @@ impl<'a, F: FnMut(&mut Shared)> Worker<'a, F> {
     }
 }
 
-impl<F: FnMut(&mut Shared)> Store for Worker<'_, F> {
+impl<F: FnMut(&mut Shared)> SharedStore for Worker<'_, F> {
     type Version = u32;
 
-    fn get(&mut self, key: &str) -> Result<Read<u32>, Error> {
+    fn read(&mut self, key: &str) -> Result<Option<(Vec<u8>, u32)>, Error> {
         self.calls.0 += 1;
         Ok(self.shared.values.get(key).cloned())
     }
 
-    fn create(&mut self, key: &str, value: &[u8]) -> Result<bool, Error> {
-        self.replace(key, value, u32::MAX)
+    fn write_new(&mut self, key: &str, value: &[u8]) -> Result<bool, Error> {
+        self.write_over(key, value, u32::MAX)
     }
 
-    fn replace(&mut self, key: &str, value: &[u8], read: u32) -> Result<bool, Error> {
+    fn write_over(&mut self, key: &str, value: &[u8], read: u32) -> Result<bool, Error> {
         self.calls.1 += 1;
         (self.others)(self.shared);
         Ok(self.shared.set(key, value, read))

@@ -170,6 +170,13 @@ pub struct Callout {
     /// Default none.
     #[serde(default)]
     pub body: Option<Value>,
+    /// It answers a gRPC call, with this status: 0 with `body` as its message, any other without. The path is
+    /// `/SERVICE/METHOD`.
+    #[serde(default)]
+    pub grpc_status: Option<u32>,
+    /// What is said of a gRPC status other than 0.
+    #[serde(default)]
+    pub grpc_message: String,
 }
 
 impl Default for Step {
@@ -194,6 +201,8 @@ impl Callout {
             status,
             headers: Vec::new(),
             body: None,
+            grpc_status: None,
+            grpc_message: String::new(),
         }
     }
 }

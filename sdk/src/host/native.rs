@@ -27,6 +27,8 @@ pub struct NativeHost(Rc<World>);
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) now_ns: Cell<u64>,
+    /// How far each look at the clock moves it.
+    pub(crate) clock_step_ns: Cell<u64>,
     pub(crate) log: RefCell<Vec<(Level, String)>>,
     pub(crate) tick_period_ms: Cell<u32>,
     pub(crate) configuration: RefCell<Vec<u8>>,
@@ -34,14 +36,19 @@ pub(crate) struct World {
     pub(crate) plugin_properties: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
     pub(crate) foreign: RefCell<BTreeMap<String, ForeignFunction>>,
     pub(crate) clusters: RefCell<Vec<String>>,
-    pub(crate) calls: RefCell<Vec<HttpCall>>,
+    pub(crate) calls: RefCell<Vec<Call>>,
     pub(crate) call_answer: RefCell<Option<(Fields, Vec<u8>)>>,
+    /// The gRPC call that is answered: its message, or its status and what is said of it.
+    pub(crate) grpc_answer: RefCell<Option<GrpcOutcome>>,
     calls_started: Cell<u32>,
     shared: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     shared_version: Cell<u32>,
     metrics: RefCell<Vec<(String, MetricKind, u64)>>,
     in_exchange: Cell<bool>,
 }
+
+/// A message, or a status and what is said of it.
+pub(crate) type GrpcOutcome = Result<Vec<u8>, (u32, String)>;
 
 /// What the host knows of the exchange under way.
 #[derive(Default)]
@@ -74,10 +81,11 @@ pub(crate) struct LocalAnswer {
     pub(crate) body: Vec<u8>,
 }
 
-/// An HTTP call that the plugin started.
+/// An HTTP or gRPC call that the plugin started.
 #[derive(Clone, Debug)]
-pub(crate) struct HttpCall {
+pub(crate) struct Call {
     pub(crate) id: u32,
+    pub(crate) is_grpc: bool,
     pub(crate) cluster: String,
     pub(crate) path: String,
 }
@@ -101,6 +109,27 @@ impl NativeHost {
             .iter()
             .find(|(known, ..)| known == name)
             .map(|(.., value)| *value)
+    }
+
+    /// Envoy counts calls in fours, and tells their kinds by what is over: HTTP 0, gRPC 1.
+    fn start_call(&self, cluster: &str, path: String, is_grpc: bool) -> Result<u32, Status> {
+        let clusters = self.0.clusters.borrow();
+        if !clusters.iter().any(|known| known == cluster) {
+            return Err(match is_grpc {
+                true => Status::PARSE_FAILURE,
+                false => Status::BAD_ARGUMENT,
+            });
+        }
+        let next = self.0.calls_started.get().wrapping_add(4);
+        self.0.calls_started.set(next);
+        let id = next | u32::from(is_grpc);
+        self.0.calls.borrow_mut().push(Call {
+            id,
+            is_grpc,
+            cluster: cluster.into(),
+            path,
+        });
+        Ok(id)
     }
 
     /// Reads a map where the phase lets one.
@@ -153,7 +182,10 @@ impl Host for NativeHost {
     }
 
     fn now_ns(&self) -> u64 {
-        self.0.now_ns.get()
+        let now = self.0.now_ns.get();
+        let step = self.0.clock_step_ns.get();
+        self.0.now_ns.set(now.saturating_add(step));
+        now
     }
 
     fn random(&self, out: &mut [u8]) {
@@ -188,6 +220,10 @@ impl Host for NativeHost {
                 .as_ref()
                 .map(|(_, body)| slice(body))
                 .ok_or(Status::NOT_FOUND),
+            (Buffer::GrpcMessage, _) => match &*self.0.grpc_answer.borrow() {
+                Some(Ok(message)) => Ok(slice(message)),
+                _ => Err(Status::NOT_FOUND),
+            },
             (Buffer::RequestBody, Phase::RequestBody)
             | (Buffer::ResponseBody, Phase::ResponseBody) => {
                 Ok(slice(&self.0.exchange.borrow().body))
@@ -349,23 +385,25 @@ impl Host for NativeHost {
         else {
             return Err(Status::BAD_ARGUMENT);
         };
-        if !self
-            .0
-            .clusters
-            .borrow()
-            .iter()
-            .any(|known| known == cluster)
-        {
-            return Err(Status::BAD_ARGUMENT);
+        self.start_call(cluster, path.into(), false)
+    }
+
+    fn grpc_call(
+        &self,
+        cluster: &str,
+        service: &str,
+        method: &str,
+        _: &[u8],
+        _: u32,
+    ) -> Result<u32, Status> {
+        self.start_call(cluster, ["/", service, "/", method].concat(), true)
+    }
+
+    fn grpc_status(&self) -> Result<(u32, Vec<u8>), Status> {
+        match &*self.0.grpc_answer.borrow() {
+            Some(Err((status, message))) => Ok((*status, message.clone().into_bytes())),
+            _ => Ok((0, Vec::new())),
         }
-        let id = self.0.calls_started.get().wrapping_add(4); // Envoy counts HTTP calls in fours
-        self.0.calls_started.set(id);
-        self.0.calls.borrow_mut().push(HttpCall {
-            id,
-            cluster: cluster.into(),
-            path: path.into(),
-        });
-        Ok(id)
     }
 
     fn set_effective_context(&self, _: u32) -> Result<(), Status> {

@@ -17,6 +17,7 @@ use std::ptr::null_mut;
 
 use crate::error::Status;
 use crate::fields;
+use crate::foreign::grpc_target;
 use crate::host::{Buffer, Host, Level, Map, MetricKind};
 
 /// The host that runs this module. It has no size: all it knows is outside.
@@ -120,6 +121,21 @@ unsafe extern "C" {
         timeout: u32,
         id: *mut u32,
     ) -> u32;
+    fn proxy_grpc_call(
+        target: *const u8,
+        target_size: usize,
+        service: *const u8,
+        service_size: usize,
+        method: *const u8,
+        method_size: usize,
+        metadata: *const u8,
+        metadata_size: usize,
+        message: *const u8,
+        message_size: usize,
+        timeout: u32,
+        id: *mut u32,
+    ) -> u32;
+    fn proxy_get_status(code: *mut u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_effective_context(id: u32) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_call_foreign_function(
@@ -362,6 +378,44 @@ impl Host for WasmHost {
             )
         })?;
         Ok(id)
+    }
+
+    fn grpc_call(
+        &self,
+        cluster: &str,
+        service: &str,
+        method: &str,
+        message: &[u8],
+        timeout_ms: u32,
+    ) -> Result<u32, Status> {
+        let target = grpc_target(cluster);
+        let no_metadata = fields::encode([].into_iter());
+        let mut id = 0;
+        // SAFETY: see above.
+        done(unsafe {
+            proxy_grpc_call(
+                target.as_ptr(),
+                target.len(),
+                service.as_ptr(),
+                service.len(),
+                method.as_ptr(),
+                method.len(),
+                no_metadata.as_ptr(),
+                no_metadata.len(),
+                message.as_ptr(),
+                message.len(),
+                timeout_ms,
+                &raw mut id,
+            )
+        })?;
+        Ok(id)
+    }
+
+    fn grpc_status(&self) -> Result<(u32, Vec<u8>), Status> {
+        let mut code = 0;
+        // SAFETY: see above.
+        let message = bytes(|data, size| unsafe { proxy_get_status(&raw mut code, data, size) })?;
+        Ok((code, message))
     }
 
     fn set_effective_context(&self, id: u32) -> Result<(), Status> {

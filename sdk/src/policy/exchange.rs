@@ -14,6 +14,8 @@ pub struct PolicyExchange {
     pub(super) stop: Option<Stop>,
     /// A piece of the request's body has come.
     pub(super) body_seen: bool,
+    /// The time that its callbacks take is measured.
+    pub(super) measured: bool,
     /// Properties that controls have set.
     pub(super) notes: Notes,
     /// For each control, how much of what the host holds of a body it has let pass already.

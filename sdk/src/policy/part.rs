@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::decision::Decision;
 use crate::enforcement::{Enforcement, Flow};
 use crate::error::Error;
-use crate::filter::{CallAnswer, Filter, Release};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
 use crate::host::{ActiveHost, Buffer};
 use crate::json::Json;
 use crate::plugin::{Exchange, Plugin};
@@ -44,6 +44,7 @@ pub(super) trait Part {
     fn make_room(&mut self, places: usize);
     fn on_tick(&mut self) -> Vec<Release>;
     fn on_http_call_response(&mut self, answer: CallAnswer) -> Vec<Release>;
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release>;
     fn on_request_headers(&mut self, place: usize, context: u32, end_of_stream: bool) -> Flow;
     fn on_response_headers(&mut self, place: usize) -> Flow;
     /// `body` is how much of what is held it has seen, and how much is held; the latter comes back.
@@ -106,6 +107,10 @@ impl<C: Control> Part for Slot<C> {
 
     fn on_http_call_response(&mut self, answer: CallAnswer) -> Vec<Release> {
         self.plugin.on_http_call_response(answer)
+    }
+
+    fn on_grpc_call_response(&mut self, answer: GrpcAnswer) -> Vec<Release> {
+        self.plugin.on_grpc_call_response(answer)
     }
 
     fn on_request_headers(&mut self, place: usize, context: u32, end_of_stream: bool) -> Flow {

@@ -6,6 +6,31 @@ use crate::host::native::Fields;
 ///
 /// The bytes are read as pieces: one that says what the piece is (a header of the request or of the answer, a part
 /// of a body, the method, the path, the host, the status), one with its length, and so many as there are.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{AnyExchange, Harness};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// # struct MyControl;
+/// # impl Control for MyControl {
+/// #     const METADATA: Metadata = Metadata::new("my-control", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+///
+/// let mut harness = Harness::<MyControl>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure("{}")?;
+/// // Piece 6 is a header of the request, here of one byte.
+/// let exchange = AnyExchange::new(&["x-user"], b"\x06\x01\xff");
+/// assert_eq!(harness.any_exchange(&exchange).status, 200);
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnyExchange {
     pub(crate) method: Option<Vec<u8>>,

@@ -131,6 +131,42 @@ impl<S: ControlSet> Tested for Policy<S> {
 }
 
 /// A control on a host in memory. The clock is handed in and moves only by [`advance`](Self::advance).
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Step, no_make};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+///
+/// /// Counts requests.
+/// struct Counts(Counter);
+///
+/// impl Control for Counts {
+///     const METADATA: Metadata = Metadata::new("counts", "1.0.0", Callbacks::REQUEST_HEADERS);
+///     type Config = Config;
+///     type State = ();
+///
+///     fn configure(_: Config, plugin: &mut PluginContext) -> Result<Self, ConfigError> {
+///         Ok(Self(plugin.counter("requests")))
+///     }
+///
+///     fn on_request_headers(&mut self, _: &mut (), _: &mut Request) -> Result<Decision, Error> {
+///         self.0.increment(1);
+///         Ok(Decision::Continue)
+///     }
+/// }
+///
+/// let mut harness = Harness::<Counts>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure("{}")?;
+/// harness.exchange(&Step::default(), &no_make)?;
+/// harness.advance(Duration::from_secs(60), &no_make)?;
+/// harness.exchange(&Step::default(), &no_make)?;
+/// assert_eq!(harness.metric("portcullis.counts.requests"), Some(2));
+/// assert!(harness.log().is_empty());
+/// # Ok::<(), String>(())
+/// ```
 pub struct Harness<T: Tested> {
     host: NativeHost,
     filter: T::Filter,
@@ -186,6 +222,12 @@ impl<T: Tested> Harness<T> {
             .foreign
             .borrow_mut()
             .insert(name.into(), function);
+    }
+
+    /// Lets each look at the clock move it by so much, so that what a control measures takes time.
+    pub fn set_clock_step(&mut self, step: Duration) {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
+        self.host.world().clock_step_ns.set(step);
     }
 
     /// Lets time pass: every tick that falls due, and the answers to the calls it starts.

@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use portcullis_cases::{Callout, Make};
 
 use crate::callbacks::Callbacks;
-use crate::filter::{CallAnswer, Filter, Release};
-use crate::host::native::{Fields, HttpCall, NativeHost};
+use crate::filter::{CallAnswer, Filter, GrpcAnswer, Release};
+use crate::host::native::{Call, Fields, NativeHost};
 
 /// Ticks that one `advance` may fire; a tick period of a millisecond over an hour is a mistake.
 const TICKS_MAX: u32 = 10_000;
@@ -117,9 +117,12 @@ impl Outside {
         &mut self,
         host: &NativeHost,
         filter: &mut F,
-        call: &HttpCall,
+        call: &Call,
         make: Make<'_>,
     ) -> Result<Vec<Release>, String> {
+        if call.is_grpc {
+            return self.answer_grpc(host, filter, call, make);
+        }
         let (headers, body) = self.answer_to(host, call, make)?;
         let answer = CallAnswer {
             id: call.id,
@@ -139,15 +142,49 @@ impl Outside {
         Ok(released)
     }
 
-    fn answer_to(
+    fn answer_grpc<F: Filter>(
         &mut self,
         host: &NativeHost,
-        call: &HttpCall,
+        filter: &mut F,
+        call: &Call,
         make: Make<'_>,
-    ) -> Result<(Fields, Vec<u8>), String> {
+    ) -> Result<Vec<Release>, String> {
         let now = UNIX_EPOCH + Duration::from_nanos(host.world().now_ns.get());
+        let answer = match self.take_callout(call) {
+            // What Envoy ends a call with that times out.
+            None => Err((4, String::new())),
+            Some(callout) => match callout.grpc_status {
+                Some(0) => {
+                    let body = callout.body.map(|body| body.bytes(now, make));
+                    Ok(body.transpose()?.unwrap_or_default())
+                }
+                status => Err((status.unwrap_or(2), callout.grpc_message)),
+            },
+        };
+        let outcome = match &answer {
+            Ok(message) => Ok(message.len()),
+            Err((status, _)) => Err(*status),
+        };
+        *host.world().grpc_answer.borrow_mut() = Some(answer);
+        let listens = F::metadata()
+            .callbacks
+            .contains(Callbacks::GRPC_CALL_RESPONSE);
+        let released = match listens {
+            true => filter.on_grpc_call_response(GrpcAnswer {
+                id: call.id,
+                outcome,
+            }),
+            false => Vec::new(),
+        };
+        *host.world().grpc_answer.borrow_mut() = None;
+        Ok(released)
+    }
+
+    /// The answer to a call: the first that fits, which is used up unless it is the last.
+    fn take_callout(&mut self, call: &Call) -> Option<Callout> {
         let fits = |callout: &Callout| {
             callout.cluster == call.cluster
+                && callout.grpc_status.is_some() == call.is_grpc
                 && callout.path.as_ref().is_none_or(|path| *path == call.path)
         };
         let mut fitting = self
@@ -158,16 +195,27 @@ impl Outside {
         let first = fitting
             .next()
             .map(|(index, callout)| (index, callout.clone()));
-        let Some((index, callout)) = first else {
+        let (index, callout) = first?;
+        if fitting.next().is_some() {
+            self.callouts.remove(index);
+        }
+        Some(callout)
+    }
+
+    fn answer_to(
+        &mut self,
+        host: &NativeHost,
+        call: &Call,
+        make: Make<'_>,
+    ) -> Result<(Fields, Vec<u8>), String> {
+        let now = UNIX_EPOCH + Duration::from_nanos(host.world().now_ns.get());
+        let Some(callout) = self.take_callout(call) else {
             // What Envoy answers to a call that times out.
             return Ok((
                 vec![(b":status".to_vec(), b"504".to_vec())],
                 b"upstream request timeout".to_vec(),
             ));
         };
-        if fitting.next().is_some() {
-            self.callouts.remove(index);
-        }
         let mut headers = vec![(b":status".to_vec(), callout.status.to_string().into_bytes())];
         for (name, value) in &callout.headers {
             headers.push((
@@ -181,7 +229,7 @@ impl Outside {
 }
 
 /// The call that was started first, of those under way.
-fn next_call(host: &NativeHost) -> Option<HttpCall> {
+fn next_call(host: &NativeHost) -> Option<Call> {
     let mut calls = host.world().calls.borrow_mut();
     (!calls.is_empty()).then(|| calls.remove(0))
 }
