@@ -55,7 +55,8 @@ fn policy(upstream: &Upstream, folder: &Path) -> Result<Value> {
         "filters": [
             {"name": "security-headers", "module": "builtin:security-headers", "configuration": {"profile": "api"}},
             {"name": "tls-policy", "module": "builtin:tls-policy", "configuration": {"redirect_plaintext": true}},
-            {"name": "jwt-auth", "module": "builtin:jwt-auth", "configuration": {
+            // A machine that stalls charges the stall to whoever runs.
+            {"name": "jwt-auth", "module": "builtin:jwt-auth", "limits": {"callback_time": "1s"}, "configuration": {
                 "providers": [{"issuer": "https://issuer.test", "audiences": ["api"], "jwks": keys}],
                 "claims_to_headers": [{"claim": "sub", "header": "x-user"}],
             }},

@@ -26,7 +26,7 @@ mod hostile_guests;
 mod hostile_modules;
 mod isolation;
 mod languages;
-mod measure;
+mod measurement;
 mod mtls;
 mod operator;
 mod places;

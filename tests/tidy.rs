@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
         "embedder",
         "spec",
         "stats",
+        "recorder",
         "body",
         "stream",
         "context",

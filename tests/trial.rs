@@ -10,6 +10,7 @@ use portcullis_tests::{envoy, report};
 use serde_json::Value;
 
 use crate::control_crate::{NAME, ended, folder, told};
+use crate::example;
 use crate::served;
 
 /// What `portcullis test` prints on both ways, if it ends with this code.
@@ -324,6 +325,35 @@ fn callouts_are_answered_by_the_case() -> Result<()> {
             "holds    what the service allows passes",
             "holds    a failure of the service is refused",
             "\n4 hold, 0 do not, 1 not run\n",
+        ],
+    )
+}
+
+#[test]
+fn grpc_calls_are_answered_by_the_case() -> Result<()> {
+    let module = example::build("portcullis-sdk", "grpc_authorizer")?;
+    let cases = repository().join("sdk/examples/grpc_authorizer.yaml");
+    let run = |program: Option<&Path>| {
+        tested(
+            |it| {
+                it.arg("--module").arg(&module).arg("--cases").arg(&cases);
+                program
+                    .into_iter()
+                    .fold(it, |it, path| it.arg("--envoy").arg(path))
+            },
+            0,
+        )
+    };
+    if let Some(why) = envoy::left_out() {
+        report::not_run("portcullis test --envoy of gRPC calls", why);
+        return contains(&run(None)?, &["\n6 hold, 0 do not, 0 not run\n"]);
+    }
+    contains(
+        &run(Some(&envoy::program()?))?,
+        &[
+            "host   holds    a status may say no\n",
+            "envoy  holds    a status may say no\n",
+            "\n12 hold, 0 do not, 0 not run\n",
         ],
     )
 }

@@ -37,7 +37,7 @@ mod layout;
 mod lent_thread;
 mod limits;
 mod local;
-mod measure;
+mod measurement;
 mod module_cache;
 mod modules;
 mod path;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::output::{Format, note, print, print_json};
 use super::subject::Subject;
-use crate::measure::{Baseline, Budget, Comparison, Measurement, Measuring, html};
+use crate::measurement::{Baseline, Budget, Comparison, Measurement, Measuring, html};
 
 /// Measures what a control's cases cost on its Wasm module
 ///

@@ -23,7 +23,7 @@ use portcullis_runtime::{ModuleCache, Runtime, TlsVersion};
 use rustls::pki_types::CertificateDer;
 
 pub(crate) use explanation::{Explanation, Outcome};
-pub(crate) use prepared::{Answers, Prepared};
+pub(crate) use prepared::{Answers, GrpcAnswer, Prepared, Said};
 pub(crate) use rehearsal::Time;
 pub(crate) use stage::Stage;
 
@@ -136,7 +136,7 @@ pub(crate) fn explain(
     let answers = answers.map(|(cluster, answer)| Prepared {
         cluster: cluster.clone(),
         path: None,
-        answer: answer.clone(),
+        answer: Said::Http(answer.clone()),
     });
     let stage = Stage::start(
         policy,

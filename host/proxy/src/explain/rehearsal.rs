@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header;
 use portcullis_runtime::{
-    CalloutError, CalloutId, Embedder, FieldList, Fields as _, GrpcCall, HttpCall,
-    HttpCallResponse, LogLevel, Plugin, PluginId, PluginSpec, QueueTarget, RedisCall, RedisOptions,
-    Status, StreamToken,
+    CalloutError, CalloutId, Embedder, FieldList, Fields as _, GrpcCall, GrpcEvent, GrpcStatus,
+    HttpCall, HttpCallResponse, LogLevel, Plugin, PluginId, PluginSpec, QueueTarget, RedisCall,
+    RedisOptions, Status, StreamToken,
 };
 
 use super::UpstreamAnswer;
 use super::explanation::Said;
-use super::prepared::Answers;
+use super::prepared::{Answers, GrpcAnswer};
 use crate::canary::Offline;
 use crate::embedder::{log_level, one_line};
 use crate::limits::{CALLOUTS_MAX, HELD_MAX};
@@ -43,6 +43,7 @@ struct Call {
     id: CalloutId,
     cluster: String,
     path: Bytes,
+    is_grpc: bool,
 }
 
 /// An embedder that writes down what plugins ask of it.
@@ -54,7 +55,7 @@ pub(super) struct Rehearsal {
     plugins: RefCell<HashMap<PluginId, Weak<Plugin>>>,
     answers: RefCell<Answers>,
     said: RefCell<HashMap<String, Said>>,
-    /// HTTP calls that can be answered, and whether any was asked for that cannot.
+    /// Calls that can be answered, and whether any was asked for that cannot.
     answerable: RefCell<Vec<Call>>,
     unanswered: RefCell<HashMap<String, String>>,
     /// Calls answered since an exchange began: a plugin that calls again at each answer must come to an end.
@@ -157,8 +158,20 @@ impl Rehearsal {
         let calls = self.answerable.take();
         self.delivered.set(self.delivered.get() + calls.len());
         for call in &calls {
-            let answer = self.answers.borrow_mut().take(&call.cluster, &call.path);
-            if let Some(plugin) = self.plugin(call.plugin) {
+            let Some(plugin) = self.plugin(call.plugin) else {
+                continue;
+            };
+            if call.is_grpc {
+                let mut answers = self.answers.borrow_mut();
+                let answer = answers.take_grpc(&call.cluster, &call.path);
+                drop(answers);
+                for event in grpc_events(answer) {
+                    plugin.on_grpc_event(call.id, event);
+                }
+            } else {
+                let mut answers = self.answers.borrow_mut();
+                let answer = answers.take_http(&call.cluster, &call.path);
+                drop(answers);
                 plugin.on_http_call_response(call.id, response(&answer));
             }
         }
@@ -210,6 +223,25 @@ fn response(answer: &UpstreamAnswer) -> HttpCallResponse {
         body: answer.body.clone(),
         trailers: FieldList::new(),
     }
+}
+
+/// A call's whole answer, event by event.
+fn grpc_events(answer: GrpcAnswer) -> Vec<GrpcEvent> {
+    let mut head = FieldList::new();
+    head.push(":status", "200");
+    head.push("content-type", "application/grpc");
+    let mut events = vec![GrpcEvent::InitialMetadata(head)];
+    if answer.status == 0 {
+        events.push(GrpcEvent::Message(answer.body));
+    }
+    let mut trailers = FieldList::new();
+    trailers.push("grpc-status", answer.status.to_string());
+    events.push(GrpcEvent::TrailingMetadata(trailers));
+    events.push(GrpcEvent::Close(GrpcStatus {
+        code: answer.status,
+        message: answer.message.into(),
+    }));
+    events
 }
 
 impl Embedder for Rehearsal {
@@ -273,7 +305,7 @@ impl Embedder for Rehearsal {
             text(b":authority"),
             text(b":path")
         );
-        let answered = self.answers.borrow().has(&call.cluster);
+        let answered = self.answers.borrow().has_http(&call.cluster);
         self.note_callout(plugin, what, answered);
         if answered {
             let path = call.headers.get(b":path").unwrap_or_default();
@@ -283,6 +315,7 @@ impl Embedder for Rehearsal {
                 id,
                 cluster: call.cluster,
                 path,
+                is_grpc: false,
             });
         }
         Ok(())
@@ -291,11 +324,22 @@ impl Embedder for Rehearsal {
     fn start_grpc(
         &self,
         plugin: PluginId,
-        _: CalloutId,
+        id: CalloutId,
         call: GrpcCall,
     ) -> Result<(), CalloutError> {
         let what = format!("gRPC callout to cluster `{}`: {}", call.cluster, call.path);
-        self.note_callout(plugin, what, false);
+        // A stream, which sends its messages later, is answered by nobody.
+        let answered = call.message.is_some() && self.answers.borrow().has_grpc(&call.cluster);
+        self.note_callout(plugin, what, answered);
+        if answered {
+            self.answerable.borrow_mut().push(Call {
+                plugin,
+                id,
+                cluster: call.cluster,
+                path: call.path.into(),
+                is_grpc: true,
+            });
+        }
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use super::report::Verdict;
 use super::scene::{self, Certificate, Control, Listener, Surroundings};
 use super::upstream::Upstream;
 use crate::canary;
-use crate::explain::{Answers, Prepared, Question, UpstreamAnswer};
+use crate::explain::{Answers, Prepared, Question, Said, UpstreamAnswer};
 use crate::export::{self, Scope};
 use crate::module_cache::DiskCache;
 use crate::policy::{Policy, PolicyErrors};
@@ -228,7 +228,7 @@ fn always(answer: UpstreamAnswer) -> Answers {
     Answers::new(vec![Prepared {
         cluster: String::new(),
         path: None,
-        answer,
+        answer: Said::Http(answer),
     }])
 }
 

@@ -12,7 +12,7 @@ use portcullis_runtime::TlsVersion;
 
 use super::exchange::Miss;
 use super::scene::Listener;
-use crate::explain::{Prepared, Question, Transport, UpstreamAnswer};
+use crate::explain::{GrpcAnswer, Prepared, Question, Said, Transport, UpstreamAnswer};
 
 /// What each step of a case asks.
 pub(super) fn questions(case: &Case) -> Result<Vec<Question>, Miss> {
@@ -77,14 +77,23 @@ fn question(step: &Step) -> Result<Question, Miss> {
 pub(super) fn answers(case: &Case) -> Result<Vec<Prepared>, Miss> {
     let prepared = case.callouts.iter().map(|callout| {
         let body = callout.body.as_ref().map(bytes).transpose()?;
+        let body = body.unwrap_or_default().into();
+        let answer = match callout.grpc_status {
+            Some(status) => Said::Grpc(GrpcAnswer {
+                status,
+                message: callout.grpc_message.clone(),
+                body,
+            }),
+            None => Said::Http(UpstreamAnswer {
+                status: status(callout.status)?,
+                headers: pairs(&callout.headers)?.into_iter().collect(),
+                body,
+            }),
+        };
         Ok(Prepared {
             cluster: callout.cluster.clone(),
             path: callout.path.clone().map(Bytes::from),
-            answer: UpstreamAnswer {
-                status: status(callout.status)?,
-                headers: pairs(&callout.headers)?.into_iter().collect(),
-                body: body.unwrap_or_default().into(),
-            },
+            answer,
         })
     });
     prepared.collect()

@@ -153,7 +153,13 @@ pub(super) fn policy(
     for (name, address) in &around.callouts {
         let unique = around.named(name);
         rename(&mut configuration, name, &unique);
-        clusters.push(json!({"name": unique, "endpoints": [address.to_string()]}));
+        let mut callouts = case.callouts.iter().filter(|it| it.cluster == *name);
+        let protocol = match callouts.any(|it| it.grpc_status.is_some()) {
+            true => "http2",
+            false => "http1",
+        };
+        let endpoints = [address.to_string()];
+        clusters.push(json!({"name": unique, "endpoints": endpoints, "protocol": protocol}));
         callable.push(unique);
     }
     let mut filter = json!({
