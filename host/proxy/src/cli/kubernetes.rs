@@ -165,7 +165,7 @@ impl Resources {
                 note(&format!("pushed {} as {}", module.source, pushed.pinned));
             }
         }
-        let written = prepared.write(&self.out)?;
+        let written = prepared.write(&self.out, !self.push)?;
         if !self.push {
             for command in prepared.commands(&self.out) {
                 note(&format!("note: not pushed yet: {command}"));

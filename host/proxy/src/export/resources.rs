@@ -79,12 +79,12 @@ impl Prepared {
         command.collect()
     }
 
-    /// Writes the resources into `folder`, which is made if it is missing, and with them the modules that have to be pushed.
+    /// Writes the resources into `folder`, which is made if it is missing, and, if asked to, the modules that have to be pushed.
     ///
     /// # Errors
     ///
     /// A file that cannot be written.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    pub fn write(&self, folder: &Path, with_modules: bool) -> anyhow::Result<Vec<PathBuf>> {
         let write = |path: PathBuf, bytes: &[u8]| -> anyhow::Result<PathBuf> {
             let named = || format!("cannot write {}", path.display());
             std::fs::write(&path, bytes).with_context(named)?;
@@ -98,7 +98,7 @@ impl Prepared {
         };
         let mut written = vec![write(folder.join(name), self.text()?.as_bytes())?];
         for plugin in &self.chain.plugins {
-            if let Some(module) = &plugin.module {
+            if let (Some(module), true) = (&plugin.module, with_modules) {
                 written.push(write(plugin.file(folder), &module.bytes)?);
             }
         }
@@ -136,6 +136,9 @@ impl Prepared {
                 prefer_block_scalars: false,
             };
             serde_saphyr::to_fmt_writer_with_options(&mut text, &resource, options)?;
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
         }
         Ok(text)
     }

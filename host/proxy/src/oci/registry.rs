@@ -30,7 +30,8 @@ pub(super) struct Registry {
     dialler: Dialler,
     root: Url,
     repository: String,
-    credentials: Option<Credentials>,
+    /// Whose registry it is, as Docker's configuration knows it.
+    host: String,
     /// What every request to it carries once it has asked.
     authorization: Option<HeaderValue>,
     /// `pull` or `pull,push`.
@@ -59,14 +60,13 @@ impl Registry {
             ("docker.io" | "index.docker.io", name) => ("registry-1.docker.io", name.to_owned()),
             (host, name) => (host, name.to_owned()),
         };
-        let credentials = Credentials::of_user(image.host())?;
         let dialler = Dialler::new()?;
         let scheme = dialler.scheme_of(host).await?;
         Ok(Self {
             root: Url::new(scheme, host, "/v2/")?,
             dialler,
             repository,
-            credentials,
+            host: image.host().to_owned(),
             authorization: None,
             actions,
         })
@@ -244,7 +244,9 @@ impl Registry {
 
     /// What to show for this challenge; none where there is nothing.
     async fn authorize(&self, challenge: &Challenge) -> Result<Option<HeaderValue>, String> {
-        match (challenge, &self.credentials) {
+        // Not before: a credential helper may ask its user.
+        let credentials = Credentials::of_user(&self.host)?;
+        match (challenge, &credentials) {
             (Challenge::Basic, Some(Credentials::Password { user, password })) => {
                 basic(user, password).map(Some)
             }
