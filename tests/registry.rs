@@ -145,7 +145,7 @@ fn a_pushed_module_is_pulled_once_and_outlives_its_registry() -> Result<()> {
         })
     };
     let serve = || {
-        Served::start_as(&running("web"), |command| {
+        Served::start_as(&running("website"), |command| {
             command
                 .env("XDG_CACHE_HOME", home.path())
                 .env("DOCKER_CONFIG", home.path());
@@ -177,7 +177,7 @@ fn a_pushed_module_is_pulled_once_and_outlives_its_registry() -> Result<()> {
     ensure!(frame_options()? != with_web, "the reload changed nothing");
     // Not even the cache is asked again in the same process.
     fs::remove_dir_all(home.path().join("portcullis"))?;
-    again.write(&running("web"))?;
+    again.write(&running("website"))?;
     until(BOUND, "the second reload", || {
         Ok(again.metric(&["portcullis_reloads_total", "done"])? >= 2.0)
     })?;
