@@ -295,7 +295,7 @@ mod tests {
     fn what_is_no_module_or_too_large_is_refused() {
         let bomb = packed(&[("a", &vec![0; 3 << 20]), (FILE, MODULE)]);
         assert!(bomb.len() < 10_000);
-        let large = packed(&[(FILE, &vec![0; 9])]);
+        let large = packed(&[(FILE, &[0; 9])]);
         let whole = packed(&[(FILE, MODULE)]);
         let rows: &[(&str, &[u8], &str)] = &[
             (LAYER, b"x", "no tar+gzip"),
