@@ -117,7 +117,7 @@ impl fmt::Display for ImageReference {
 
 /// `registry.example`, `localhost:5000`, `[::1]:5000`; a bare word is the beginning of a repository.
 fn read_host(text: &str) -> Result<String, String> {
-    let is_host = text.contains(['.', ':']) || text == "localhost";
+    let is_host = text.contains(['.', ':']) || text.eq_ignore_ascii_case("localhost");
     let letters = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
     let authority = text.parse::<http::uri::Authority>().ok();
     let has_good_port = authority.is_some_and(|it| {
