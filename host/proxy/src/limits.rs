@@ -99,6 +99,22 @@ pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
 pub(crate) const EPOCH_PERIOD: Duration = Duration::from_millis(5);
 /// Bytes of a compiled module in the cache: the largest built-in one takes 2 MB.
 pub(crate) const MODULE_CACHE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of an image's manifest: what the OCI distribution spec has registries take.
+pub(crate) const REGISTRY_MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of a token, of what a registry says of an error, and of what a credential helper prints: some kilobytes.
+pub(crate) const REGISTRY_ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// How often a registry may send elsewhere for one blob: once, to where it stores it; more is a loop.
+pub(crate) const REGISTRY_REDIRECTS_MAX: usize = 5;
+/// Connecting to a registry, and the TLS handshake with it, each.
+pub(crate) const REGISTRY_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A whole pull. The largest module on a slow line; a start or a reload waits for it.
+pub(crate) const REGISTRY_PULL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A whole push: nobody but its user waits for it.
+pub(crate) const REGISTRY_PUSH_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a credential helper may take: some ask a keyring or a cloud.
+pub(crate) const CREDENTIAL_HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of pulled modules that the process holds, the newest at least. The policy that runs has the same ones, so they cost nothing twice.
+pub(crate) const PULLED_BYTES_HELD: usize = 64 * 1024 * 1024;
 /// Earlier policies that exchanges of one worker may still run on. Each holds a VM of every plugin; a reload above it waits, at most for the
 /// drain time-out, and then ends the plugins of the earliest.
 pub(crate) const EDITIONS_EARLIER_MAX: usize = 4;

@@ -1,4 +1,5 @@
-//! Compiled modules on disk: `$XDG_CACHE_HOME/portcullis` or `~/.cache/portcullis`, one file a module and engine.
+//! Compiled modules on disk: `$XDG_CACHE_HOME/portcullis` or `~/.cache/portcullis`, one file a module and engine; and what was pulled from registries, one
+//! file a blob.
 //!
 //! Loading compiled code trusts it wholly, so a file counts only if nobody but this user (or root) could have put it there: the file and its
 //! folder belong to them and only they may write them, neither is a symbolic link, and no folder above lets others put something else in
@@ -75,7 +76,7 @@ impl DiskCache {
         let file = File::from(openat(&folder, name, flags, Mode::empty()).ok()?);
         let metadata = file.metadata().ok()?;
         if let Some(fault) = fault(&Facts::of(&metadata), user()) {
-            tracing::warn!(name, reason = fault, "compiled module is not used");
+            tracing::warn!(name, reason = fault, "file of the module cache is not used");
             return None;
         }
         if !metadata.is_file() || metadata.len() > MODULE_CACHE_BYTES_MAX {
@@ -108,6 +109,27 @@ impl DiskCache {
         }
         written
     }
+}
+
+impl DiskCache {
+    /// What was kept under this digest (hex). It is for the caller to check that it is that.
+    pub(crate) fn blob(&self, sha256: &str) -> Option<Vec<u8>> {
+        self.load(&blob_name(sha256)?)
+    }
+
+    /// Keeps a blob by its digest (hex).
+    pub(crate) fn keep_blob(&self, sha256: &str, bytes: &[u8]) {
+        let Some(name) = blob_name(sha256) else {
+            return;
+        };
+        if let Err(error) = self.store(&name, bytes) {
+            tracing::warn!(name, %error, "pulled module is not kept");
+        }
+    }
+}
+
+fn blob_name(sha256: &str) -> Option<String> {
+    crate::digest::is_digest(sha256).then(|| format!("sha256-{sha256}.blob"))
 }
 
 /// The file's name for a key; `None` where the key could lead out of the folder.

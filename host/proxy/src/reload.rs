@@ -16,12 +16,13 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, channel};
 use tokio::sync::oneshot;
 
 use crate::cluster;
+use crate::digest::digest;
 use crate::front::Front;
 use crate::limits::{
     EDITIONS_EARLIER_MAX, RELOAD_PROBLEMS_SHOWN, RELOAD_ROOM_PERIOD, WATCH_PERIOD,
 };
 use crate::plan::Plan;
-use crate::policy::{Policy, PolicyErrors, digest};
+use crate::policy::{Policy, PolicyErrors};
 use crate::serve::ServeError;
 use crate::worker::Command;
 

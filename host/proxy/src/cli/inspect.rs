@@ -28,8 +28,8 @@ use crate::serve;
   portcullis inspect target/portcullis/my-control.wasm
   portcullis inspect ./my-control.wasm --format json | jq .description.schema")]
 pub(super) struct Inspect {
-    /// A .wasm file, or `builtin:NAME`
-    #[arg(value_name = "FILE|builtin:NAME")]
+    /// A .wasm file, `builtin:NAME`, or `oci://HOST/REPOSITORY@sha256:…`
+    #[arg(value_name = "FILE|builtin:NAME|oci://…")]
     module: String,
 
     /// How it is shown
@@ -68,8 +68,8 @@ impl Inspect {
 
 impl Seen {
     fn of(name: &str) -> anyhow::Result<Self> {
-        let source = match name.strip_prefix("builtin:") {
-            Some(name) => ModuleSource::Builtin(name.to_owned()),
+        let source = match ModuleSource::named(name) {
+            Some(source) => source.map_err(anyhow::Error::msg)?,
             None => ModuleSource::File(name.into()),
         };
         let file = WasmModule::read(source).map_err(anyhow::Error::msg)?;

@@ -13,10 +13,12 @@ mod explain;
 mod export;
 mod fmt;
 mod inspect;
+mod kubernetes;
 mod man;
 mod new;
 mod output;
 mod plugins;
+mod push;
 mod schema;
 mod serve;
 mod subject;
@@ -33,7 +35,7 @@ use output::note;
 /// Runs security controls as Proxy-Wasm plugins at the edge.
 ///
 /// One policy file says who listens, which controls run where, and where requests go. The same policy runs in this proxy (`serve`) and in
-/// a stock Envoy (`export envoy`).
+/// a stock Envoy (`export envoy`), and its filters under Istio and Envoy Gateway (`export istio`, `export envoy-gateway`).
 ///
 /// Exit codes: 0 done; 1 refused, failed, or found something wrong; 2 the command line itself is wrong (for `diff` also: a policy does not work).
 #[derive(Debug, Parser)]
@@ -67,7 +69,8 @@ A control of your own:
   portcullis test                             builds it, and runs its cases in Wasm
   portcullis bench                            what they cost, callback by callback
   portcullis build                            target/portcullis/my-control.wasm, for any Proxy-Wasm host
-  portcullis inspect FILE                     what a module is, needs and can be configured with";
+  portcullis inspect FILE                     what a module is, needs and can be configured with
+  portcullis push HOST/REPOSITORY:TAG         into a registry: for policies, Istio and Envoy Gateway";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
@@ -91,6 +94,7 @@ enum Command {
     Build(build::Build),
     Test(test::Test),
     Bench(bench::Bench),
+    Push(push::Push),
     Inspect(inspect::Inspect),
     Plugins(Plugins),
     Completions(completions::Completions),
@@ -107,6 +111,8 @@ struct Export {
 #[derive(Debug, Subcommand)]
 enum ExportTarget {
     Envoy(export::Envoy),
+    Istio(kubernetes::Istio),
+    EnvoyGateway(kubernetes::EnvoyGateway),
 }
 
 /// Lists, inspects and writes out plugin modules
@@ -134,13 +140,16 @@ pub fn run() -> ExitCode {
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
         Command::Demo(command) => command.run(),
-        Command::Export(Export {
-            target: ExportTarget::Envoy(command),
-        }) => command.run(),
+        Command::Export(Export { target }) => match target {
+            ExportTarget::Envoy(command) => command.run(),
+            ExportTarget::Istio(command) => command.run(),
+            ExportTarget::EnvoyGateway(command) => command.run(),
+        },
         Command::New(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Push(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Plugins(Plugins { command }) => command.run(),
     };

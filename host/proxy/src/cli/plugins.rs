@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::inspect::Inspect;
 use super::output::{Format, print, print_json};
-use crate::policy::digest;
+use crate::digest::digest;
 
 /// What to do with plugin modules.
 #[derive(Debug, clap::Subcommand)]

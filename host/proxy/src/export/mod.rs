@@ -1,4 +1,4 @@
-//! A policy as a bootstrap for a stock Envoy, which then decides as this host does.
+//! A policy as a bootstrap for a stock Envoy, which then decides as this host does; and as resources for Istio and Envoy Gateway, in `kubernetes`.
 //!
 //! What is the same there and here is written out, defaults included, so that the file says what it does. Envoy cannot configure a Wasm
 //! filter per route; a route that differs switches the filter's own instance off and another, disabled by default, on.
@@ -6,9 +6,13 @@
 //! Source: Envoy 1.40, `api/envoy/config/bootstrap/v3/bootstrap.proto` and what it includes.
 
 mod cluster;
+mod envoy_gateway;
 mod filter;
+mod istio;
+mod kubernetes;
 mod listener;
 mod one_module;
+mod resources;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -22,7 +26,9 @@ use anyhow::Context as _;
 use crate::limits;
 use crate::policy::{Isolation, Policy};
 
+pub use kubernetes::{ControlPlane, KubernetesOptions, Target};
 pub use one_module::in_one_module;
+pub use resources::{Prepared, prepare};
 
 use tree::{Map, Tree};
 

@@ -15,11 +15,14 @@ pub(super) enum Tree {
     Block(String),
     List(Vec<Tree>),
     Map(Vec<(String, Tree)>),
+    /// What an operator wrote, in JSON's terms.
+    Json(serde_json::Value),
 }
 
 impl Serialize for Tree {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
+            Self::Json(value) => value.serialize(serializer),
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Integer(value) => serializer.serialize_u64(*value),
             Self::Text(value) => serializer.serialize_str(value),

@@ -35,12 +35,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::oci::ImageReference;
 pub use allow::Allowed;
 pub use cluster::{Cluster, TrustedCa, UpstreamProtocol, UpstreamTls};
 pub use filter::{Configuration, Filter, FilterInstance};
 pub use lint::{Lint, Warning};
 pub use listener::{DownstreamTls, Listener, TlsVersion};
-pub(crate) use module::digest;
 pub use module::{ModuleSource, WasmModule};
 pub(crate) use node::{Entry, Node, Value as NodeValue};
 pub use pem::TrustedCertificates;
@@ -171,7 +171,7 @@ impl Policy {
         let tree =
             Node::parse(text).map_err(|(line, reason)| reader.place(line, "").problem(reason))?;
         let policy = reader.root(&tree).section(KEYS).and_then(|section| {
-            let sha256 = module::digest(text.as_bytes());
+            let sha256 = crate::digest::digest(text.as_bytes());
             read(&reader, &section).map(|policy| Self { sha256, ..policy })
         });
         match (policy, reader.into_problems()) {

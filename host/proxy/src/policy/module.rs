@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use portcullis_runtime::Module;
 
+use crate::digest::digest;
+use crate::oci::{self, ImageReference};
+
 use super::limits::MODULE_BYTES_MAX;
 use super::reader::{self, Section};
 use super::signature::ModuleSignature;
@@ -37,6 +40,8 @@ pub enum ModuleSource {
     Builtin(String),
     /// A file; absolute path.
     File(PathBuf),
+    /// An image in a registry, with a digest.
+    Image(ImageReference),
 }
 
 impl std::fmt::Debug for WasmModule {
@@ -56,6 +61,7 @@ impl std::fmt::Display for ModuleSource {
         match self {
             Self::Builtin(name) => write!(f, "builtin:{name}"),
             Self::File(path) => path.display().fmt(f),
+            Self::Image(image) => image.fmt(f),
         }
     }
 }
@@ -66,7 +72,18 @@ impl ModuleSource {
         match self {
             Self::Builtin(name) => builtin(name),
             Self::File(path) => reader::read_file(path, MODULE_BYTES_MAX).map(Bytes::from),
+            Self::Image(image) => oci::module(image, MODULE_BYTES_MAX)
+                .map_err(|reason| format!("{image} cannot be pulled: {reason}")),
         }
+    }
+
+    /// What `builtin:NAME` or `oci://…` names; none where it is a path. The reason is ready to be shown.
+    pub(crate) fn named(text: &str) -> Option<Result<Self, String>> {
+        if let Some(name) = text.strip_prefix("builtin:") {
+            return Some(Ok(Self::Builtin(name.to_owned())));
+        }
+        text.starts_with(oci::SCHEME)
+            .then(|| pinned(text).map(Self::Image))
     }
 }
 
@@ -115,8 +132,12 @@ impl WasmModule {
     pub(super) fn from_section(section: &Section<'_>) -> Option<Self> {
         let sha256 = section.optional("sha256").map(|field| field.parse(sha256));
         let field = section.required("module")?;
-        let source = match field.string()?.strip_prefix("builtin:") {
-            Some(name) => ModuleSource::Builtin(name.to_owned()),
+        let source = match ModuleSource::named(field.string()?) {
+            Some(Ok(source)) => source,
+            Some(Err(reason)) => {
+                field.refuse(reason);
+                return None;
+            }
             None => ModuleSource::File(field.path()?),
         };
         let mut module = match Self::read(source) {
@@ -129,7 +150,8 @@ impl WasmModule {
         if let Some(field) = section.optional("signature") {
             module.signature = Some(ModuleSignature::read(field, &module)?);
         }
-        module.is_pinned = sha256.is_some() || module.signature.is_some();
+        let has_digest = matches!(module.source, ModuleSource::Image(_));
+        module.is_pinned = has_digest || sha256.is_some() || module.signature.is_some();
         match sha256 {
             None => Some(module),
             Some(Some(expected)) if expected == module.sha256 => Some(module),
@@ -143,11 +165,19 @@ impl WasmModule {
     }
 }
 
-/// SHA-256, lower-case hex.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
-    digits.collect()
+/// An image with a digest. Whoever may push to a repository may move its tags, so a tag does not say what would run.
+fn pinned(text: &str) -> Result<ImageReference, String> {
+    let image = ImageReference::parse(text)?;
+    if image.digest().is_some() {
+        return Ok(image);
+    }
+    let reason = format!("{image} has no digest: whoever can push there decides what runs");
+    Err(match oci::resolve(&image) {
+        Ok(digest) => format!("{reason}; what it names now is {}", image.pinned(&digest)),
+        Err(error) => format!(
+            "{reason}; write the reference that `portcullis push` prints, with @sha256:… (its digest cannot be found out: {error})"
+        ),
+    })
 }
 
 /// 64 hex digits, lower-cased.

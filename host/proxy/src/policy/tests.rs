@@ -557,7 +557,7 @@ routes:
 - {name: all, cluster: up, filters: {idle: off}}
 - {name: open, cluster: up, prefix: /open, filters: {auth: off, idle: off}}
 ";
-    let digest = super::digest(b"\0asm\x01\0\0\0");
+    let digest = crate::digest::digest(b"\0asm\x01\0\0\0");
     let text = &text.replace("DIGEST", &format!("'{digest}'"));
     // Not `parse`: the schema knows that security-headers has no such keys.
     let policy = Policy::parse(Path::new("p.yaml"), folder.path(), text).unwrap();

@@ -26,12 +26,16 @@ pub(super) fn filter() -> Value {
             ),
             (
                 "module",
-                "`builtin:NAME`, or a path to a Proxy-Wasm module.",
+                "`builtin:NAME`, a path to a Proxy-Wasm module, or `oci://HOST/REPOSITORY@sha256:…`, an image in a registry.",
                 json!({
                     "type": "string",
                     "minLength": 1,
                     "examples": builtins,
-                    "anyOf": [{"enum": builtins}, {"not": {"pattern": "^builtin:"}}],
+                    "anyOf": [
+                        {"enum": builtins},
+                        {"pattern": "^oci://[^/]+/.+@sha256:[0-9a-f]{64}$"},
+                        {"not": {"pattern": "^(builtin:|oci://)"}},
+                    ],
                 }),
             ),
             (

@@ -85,7 +85,9 @@ fn named_in(file: &Path) -> Result<Vec<ModuleSchema>, String> {
     let mut modules: Vec<ModuleSchema> = Vec::new();
     for written in written {
         let is_new = modules.iter().all(|it| it.written != written);
-        if is_new && !written.starts_with("builtin:") {
+        if is_new && written.starts_with(crate::oci::SCHEME) {
+            modules.extend(modules::of_image(written));
+        } else if is_new && !written.starts_with("builtin:") {
             modules.extend(modules::of_file(written, &folder.join(written)));
         }
     }

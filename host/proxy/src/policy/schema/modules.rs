@@ -6,6 +6,7 @@ use portcullis_runtime::Module;
 use serde_json::{Map, Value};
 
 use super::super::limits::MODULE_BYTES_MAX;
+use super::super::module::{ModuleSource, WasmModule};
 use super::super::reader;
 
 /// The custom section that holds a module's schema, as JSON.
@@ -45,6 +46,18 @@ pub(super) fn of_file(written: &str, path: &Path) -> Option<ModuleSchema> {
         name: format!("module.{stem}"),
         schema: section(&bytes),
         authenticates: authenticates(&bytes),
+    })
+}
+
+/// Of an image that is pulled; see [`of_file`].
+pub(super) fn of_image(written: &str) -> Option<ModuleSchema> {
+    let source = ModuleSource::named(written)?.ok()?;
+    let module = WasmModule::read(source).ok()?;
+    Some(ModuleSchema {
+        written: written.to_owned(),
+        name: format!("module.{}", module.control.as_deref().unwrap_or("image")),
+        schema: section(&module.bytes),
+        authenticates: module.authenticates,
     })
 }
 

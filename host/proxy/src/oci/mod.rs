@@ -1,0 +1,134 @@
+//! Modules as OCI images: pulled by digest for a policy, pushed by `portcullis push`.
+//!
+//! Trust comes from the digest alone: it names the manifest, the manifest names the layer, and both are checked wherever they come from, registry
+//! or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a restart nor a reload
+//! asks a registry again. A pull runs on a thread of its own; a proxy that reloads goes on serving meanwhile.
+//!
+//! The client is our own on hyper and rustls, which are here anyway: the crate `oci-client` reads manifests, tokens and errors without a bound, so a
+//! registry could fill the memory of a proxy that reloads.
+
+mod challenge;
+mod connection;
+mod credentials;
+mod image;
+mod reference;
+mod registry;
+mod url;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::digest::digest;
+use crate::limits::{PULLED_BYTES_HELD, REGISTRY_PULL_TIMEOUT, REGISTRY_PUSH_TIMEOUT};
+use crate::module_cache::DiskCache;
+
+pub(crate) use image::Image;
+pub use reference::ImageReference;
+pub(crate) use reference::SCHEME;
+use registry::Registry;
+
+/// Modules by the digest of their images' manifests, the newest last.
+static HELD: Mutex<Vec<(String, Bytes)>> = Mutex::new(Vec::new());
+
+/// The module of an image with a digest: held, cached, or pulled. The reason names what the registry said.
+pub(crate) fn module(image: &ImageReference, module_bytes_max: u64) -> Result<Bytes, String> {
+    let pinned = image.digest().ok_or("a digest is needed")?;
+    if let Some(bytes) = held(pinned) {
+        return Ok(bytes);
+    }
+    let cache = DiskCache::of_user();
+    let module = match cached(&cache, pinned, module_bytes_max) {
+        Some(module) => module,
+        None => {
+            tracing::info!(%image, "pulling");
+            pull(image, pinned, &cache, module_bytes_max)?
+        }
+    };
+    let module = Bytes::from(module);
+    hold(pinned, &module);
+    Ok(module)
+}
+
+/// The digest (hex) of what the reference's tag, or `latest`, names now.
+pub(crate) fn resolve(image: &ImageReference) -> Result<String, String> {
+    blocking(REGISTRY_PULL_TIMEOUT, async {
+        let mut registry = Registry::open(image, "pull").await?;
+        let tag = image.tag().unwrap_or("latest");
+        let (_, digest) = registry.manifest(tag).await?;
+        Ok(digest)
+    })
+}
+
+/// Puts an image into a registry under the reference's tag.
+pub(crate) fn push(image: &Image, to: &ImageReference) -> Result<(), String> {
+    let tag = to.tag().ok_or("a tag is needed")?;
+    blocking(REGISTRY_PUSH_TIMEOUT, async {
+        let mut registry = Registry::open(to, "pull,push").await?;
+        registry.put(image, tag).await
+    })
+}
+
+fn pull(
+    image: &ImageReference,
+    pinned: &str,
+    cache: &DiskCache,
+    module_bytes_max: u64,
+) -> Result<Vec<u8>, String> {
+    let (manifest, descriptor, layer) = blocking(REGISTRY_PULL_TIMEOUT, async {
+        let mut registry = Registry::open(image, "pull").await?;
+        let (manifest, _) = registry.manifest(&format!("sha256:{pinned}")).await?;
+        let descriptor = image::module_layer(&manifest, module_bytes_max)?;
+        let layer = registry.blob(&descriptor).await?;
+        Ok((manifest, descriptor, layer))
+    })?;
+    cache.keep_blob(pinned, &manifest);
+    cache.keep_blob(descriptor.sha256()?, &layer);
+    image::module_in(&descriptor, layer, module_bytes_max)
+}
+
+/// From the cache, if all of it is there and is what its digests say.
+fn cached(cache: &DiskCache, pinned: &str, module_bytes_max: u64) -> Option<Vec<u8>> {
+    let read = |sha256: &str| cache.blob(sha256).filter(|bytes| digest(bytes) == sha256);
+    let descriptor = image::module_layer(&read(pinned)?, module_bytes_max).ok()?;
+    let layer = read(descriptor.sha256().ok()?)?;
+    image::module_in(&descriptor, layer, module_bytes_max).ok()
+}
+
+fn held(digest: &str) -> Option<Bytes> {
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = held.iter().find(|(known, _)| known == digest);
+    found.map(|(_, bytes)| bytes.clone())
+}
+
+fn hold(digest: &str, module: &Bytes) {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    held.retain(|(known, _)| known != digest);
+    held.push((digest.to_owned(), module.clone()));
+    let bytes = |held: &[(String, Bytes)]| held.iter().map(|(_, it)| it.len()).sum::<usize>();
+    while held.len() > 1 && bytes(&held) > PULLED_BYTES_HELD {
+        held.remove(0);
+    }
+}
+
+/// Runs on a thread of its own, so that it may be called from anywhere, and for so long at most.
+fn blocking<T: Send>(
+    longest: Duration,
+    work: impl Future<Output = Result<T, String>> + Send,
+) -> Result<T, String> {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot ask a registry: {error}"))?;
+        let done = runtime.block_on(async { tokio::time::timeout(longest, work).await });
+        // A look-up of a name that hangs is not waited for.
+        runtime.shutdown_background();
+        done.unwrap_or_else(|_| Err(format!("the registry takes longer than {longest:?}")))
+    };
+    std::thread::scope(|scope| {
+        let joined = scope.spawn(run).join();
+        joined.unwrap_or_else(|_| Err("the registry could not be asked".into()))
+    })
+}
