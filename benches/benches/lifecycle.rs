@@ -1,12 +1,44 @@
 //! A request's whole plugin life, control by control: stream created, request headers, response headers, log, done, delete,
 //! with the proxy's own header maps. `no filter` is the cost of the maps and the bench itself.
 
+use bytes::Bytes;
 use criterion::Criterion;
+use portcullis::fields::HttpFields;
 use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::issuer::Issuer;
+use portcullis_runtime::{Chain, Exchange, HttpStream, NoCache, StreamToken};
 
 /// Four times what the control keeps, so that none is in its cache when its turn comes again.
 const TOKENS: usize = 1024;
+
+/// What a proxy reads of a connection at once.
+const CHUNK: usize = 16 << 10;
+
+/// A guest that has each chunk of a request's body copied into its memory, and lets it pass.
+const BODY_READER: &str = r#"(module
+  (import "env" "proxy_get_buffer_bytes" (func $bytes (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 4)
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 65536))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+    (drop (call $bytes (i32.const 0) (i32.const 0) (local.get 1) (i32.const 0) (i32.const 4)))
+    (i32.const 0)))"#;
+
+/// A request with `body` on its way through a chain, chunk by chunk. Gives the bytes that came out.
+fn pass_with_body(chain: &Chain, (exchange, _): (Exchange, HttpFields), body: &Bytes) -> usize {
+    let mut stream = HttpStream::new(chain, exchange, StreamToken(1));
+    stream.request_headers(false);
+    let mut passed = 0;
+    for start in (0..body.len()).step_by(CHUNK) {
+        let end = body.len().min(start + CHUNK);
+        stream.request_body(body.slice(start..end), end == body.len());
+        passed += stream.take_request_body().len();
+    }
+    stream.finish();
+    passed
+}
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
@@ -15,10 +47,10 @@ fn main() -> anyhow::Result<()> {
     let hsts_alone = r#"{"profile":"hsts"}"#;
     let limits = r#"{"limits":[{"name":"bench","requests":1000000,"per":"1s"}]}"#;
     let bearer = ("authorization", format!("Bearer {}", issuer.token()?));
-    let jwt_auth = issuer.jwt_auth_configuration();
+    let jwt_auth = issuer.jwt_auth_configuration().to_string();
 
     let mut group = criterion.benchmark_group("life in the VM");
-    let mut life = |name: &str, chain: &portcullis_runtime::Chain, traffic: &Traffic| {
+    let mut life = |name: &str, chain: &Chain, traffic: &Traffic| {
         // A refusal costs something else: what is measured must pass.
         assert_eq!(
             pass(chain, traffic.exchange()),
@@ -35,11 +67,7 @@ fn main() -> anyhow::Result<()> {
     };
     let plain = Traffic::new(&[]);
     let with_token = Traffic::new(&[bearer]);
-    life(
-        "no filter",
-        &portcullis_runtime::Chain::new(Vec::new()),
-        &plain,
-    );
+    life("no filter", &Chain::new(Vec::new()), &plain);
     life(
         "security-headers, hsts alone",
         &bed.chain("security-headers", hsts_alone)?,
@@ -57,6 +85,63 @@ fn main() -> anyhow::Result<()> {
         &bed.chain("jwt-auth", &jwt_auth)?,
         &with_token,
     );
+    for count in [5, 20, 100] {
+        life(
+            &format!("no filter, {count} headers"),
+            &Chain::new(Vec::new()),
+            &plain.clone().of_headers(count),
+        );
+        life(
+            &format!("security-headers, {count} headers"),
+            &bed.chain("security-headers", "{}")?,
+            &plain.clone().of_headers(count),
+        );
+        life(
+            &format!("rate-limit, {count} headers"),
+            &bed.chain("rate-limit", limits)?,
+            &plain.clone().of_headers(count),
+        );
+    }
+    let four = [
+        ("security-headers", "{}"),
+        ("tls-policy", "{}"),
+        ("jwt-auth", &*jwt_auth),
+        ("rate-limit", limits),
+    ];
+    for length in [1, 4, 8, 14] {
+        let plugins = four
+            .iter()
+            .cycle()
+            .take(length)
+            .map(|(control, configuration)| bed.plugin(control, configuration))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        life(
+            &format!("the four repeated to {length} filters"),
+            &Chain::new(plugins),
+            &with_token,
+        );
+    }
+    let reader = wat::parse_str(BODY_READER)?;
+    let reader = bed.start("body reader", &bed.load(&reader, &NoCache)?, "{}")?;
+    let chain = Chain::new(vec![reader]);
+    for (name, length) in [("1 KiB", 1 << 10), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)] {
+        let body = Bytes::from(vec![b'x'; length]);
+        assert_eq!(
+            pass_with_body(&chain, plain.exchange(), &body),
+            length,
+            "the body reader keeps some of {name}"
+        );
+        group.bench_function(
+            format!("a body of {name} read in chunks of 16 KiB"),
+            |bencher| {
+                bencher.iter_batched(
+                    || plain.exchange(),
+                    |exchange| pass_with_body(&chain, exchange, &body),
+                    WARM,
+                );
+            },
+        );
+    }
     let chain = bed.chain("jwt-auth", &jwt_auth)?;
     let uncached = issuer.tokens(TOKENS)?;
     let uncached: Vec<_> = uncached

@@ -116,19 +116,27 @@ impl Bed {
         .with_context(|| format!("{name} does not start"))
     }
 
-    /// A built-in control in a chain of its own.
+    /// A built-in control, started and configured.
     ///
     /// # Errors
     /// When there is no such control, or it does not start.
-    pub fn chain(&self, control: &str, configuration: &str) -> Result<Chain> {
+    pub fn plugin(&self, control: &str, configuration: &str) -> Result<Rc<Plugin>> {
         let module = portcullis_plugins::builtin(control)
             .with_context(|| format!("no builtin {control}"))?
             .module;
-        Ok(Chain::new(vec![self.start(
+        self.start(
             control,
             &self.load(module, &DiskCache::of_user())?,
             configuration,
-        )?]))
+        )
+    }
+
+    /// The same in a chain of its own.
+    ///
+    /// # Errors
+    /// As [`Bed::plugin`].
+    pub fn chain(&self, control: &str, configuration: &str) -> Result<Chain> {
+        Ok(Chain::new(vec![self.plugin(control, configuration)?]))
     }
 }
 
@@ -225,6 +233,26 @@ impl Traffic {
                 upstream_address: None,
             },
         }
+    }
+
+    /// The same with so many headers in the request and in the response: what is there, cut or filled up.
+    #[must_use]
+    pub fn of_headers(mut self, count: usize) -> Self {
+        for headers in [&mut self.request.headers, &mut self.response.headers] {
+            let mut changed: HeaderMap = headers
+                .iter()
+                .take(count)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            for number in changed.len()..count {
+                // Every such name is one; else the count would be too small.
+                if let Ok(name) = http::HeaderName::try_from(format!("x-header-{number}")) {
+                    changed.insert(name, HeaderValue::from_static("a value of some length"));
+                }
+            }
+            *headers = changed;
+        }
+        self
     }
 
     /// What a proxy holds for one exchange, before any filter ran.

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Who is named in `iss`.
-const ISSUER: &str = "https://issuer.example";
+pub const ISSUER: &str = "https://issuer.example";
 /// Who is named in `aud`.
-const AUDIENCE: &str = "https://api.example";
+pub const AUDIENCE: &str = "https://api.example";
 /// Seconds a token lives; the longest that jwt-auth takes by default.
 const LIFETIME_S: u64 = 3600;
 
@@ -30,19 +30,19 @@ impl Issuer {
         })
     }
 
-    /// The configuration of jwt-auth that trusts this issuer, as JSON.
-    pub fn jwt_auth_configuration(&self) -> String {
+    /// Its public key as a JWK set.
+    pub fn jwks(&self) -> serde_json::Value {
         let public = self.key.public_key();
         let modulus = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
         let exponent = URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero());
+        serde_json::json!({"keys": [{"kty": "RSA", "alg": "RS256", "kid": "load", "n": modulus, "e": exponent}]})
+    }
+
+    /// The configuration of jwt-auth that trusts this issuer.
+    pub fn jwt_auth_configuration(&self) -> serde_json::Value {
         serde_json::json!({
-            "providers": [{
-                "issuer": ISSUER,
-                "audiences": [AUDIENCE],
-                "jwks": {"keys": [{"kty": "RSA", "alg": "RS256", "kid": "load", "n": modulus, "e": exponent}]},
-            }],
+            "providers": [{"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": self.jwks()}],
         })
-        .to_string()
     }
 
     /// A token that is valid for the next hour.

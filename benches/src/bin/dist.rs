@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use portcullis_benches::kind::Kind;
 use portcullis_benches::load::{self, Protocol};
-use portcullis_benches::peer::{Controls, Program, Setting, Tokens};
-use portcullis_benches::upstream;
+use portcullis_benches::peer::{Programs, Setting, Tokens, UNREACHED_LIMIT};
 use portcullis_tests::build_folder::{build_folder, repository};
 use rustix::process::Signal;
 
@@ -101,31 +101,39 @@ fn build(host: &str, folder: &Path, flag: &str) -> Result<PathBuf> {
 /// What the comparison measures: with and without controls, HTTP/1.1 and HTTP/2, tokens that are in the cache and tokens that are not.
 fn train(program: PathBuf, duration: Duration) -> Result<()> {
     let folder = tempfile::tempdir().context("no temporary folder")?;
-    // No Envoy takes part.
-    let setting = Setting::new(folder, program, None, PathBuf::new(), upstream::start()?)?;
-    for controls in [Controls::None, Controls::Four] {
-        let mut peer = setting.start(Program::Portcullis, controls)?;
+    let programs = Programs {
+        portcullis: program,
+        ..Programs::default()
+    };
+    let setting = Setting::new(folder, programs)?;
+    for kind in [
+        Kind::Portcullis,
+        Kind::PortcullisFour,
+        Kind::PortcullisPolicy,
+    ] {
+        let peer = setting.start(kind, UNREACHED_LIMIT)?;
         for protocol in [Protocol::Http1, Protocol::Http2] {
             for tokens in [Tokens::Same, Tokens::New] {
-                let load = setting.load(&peer, protocol, tokens, CONNECTIONS, None, duration)?;
+                let load = setting.load(&peer, protocol, tokens, CONNECTIONS, None, duration);
                 let outcome = load::run(&load)?;
                 ensure!(
                     outcome.good > 0 && outcome.other.is_empty(),
                     "the training got other answers than 200: {outcome:?}"
                 );
                 eprintln!(
-                    "{controls:?}, {protocol:?}, {tokens:?} tokens: {} requests",
+                    "{kind}, {protocol}, {tokens:?} tokens: {} requests",
                     outcome.good
                 );
             }
         }
         // Its end writes the profile.
-        peer.process.signal(Signal::TERM)?;
-        let status = peer.process.wait(EXIT_TIMEOUT)?;
+        let mut process = peer.process.context("it is no process of its own")?;
+        process.signal(Signal::TERM)?;
+        let status = process.wait(EXIT_TIMEOUT)?;
         ensure!(
             status.success(),
             "it ended badly ({status}): {}",
-            peer.process.last_words()
+            process.last_words()
         );
     }
     Ok(())
