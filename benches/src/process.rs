@@ -18,7 +18,13 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     })?;
     let mut sum = Duration::ZERO;
     for thread in threads {
-        sum += scheduled(&thread?.path())?;
+        let task = thread?.path();
+        match scheduled(&task) {
+            Ok(time) => sum += time,
+            // A thread that has ended since counts as those that ended before.
+            Err(error) if task.exists() => return Err(error),
+            Err(_) => {}
+        }
     }
     Ok(sum)
 }
