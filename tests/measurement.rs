@@ -153,6 +153,20 @@ fn budgets_and_baselines_decide() -> Result<()> {
     );
     let printed = hsts.bench(&["--baseline", text(&page)?], 1)?;
     ensure!(printed.contains("is no measurement of --save"), "{printed}");
+    fs::write(hsts.file("tls-policy.wasm"), "no module")?;
+    let text_alone = Subject {
+        control: "tls-policy",
+        ..hsts
+    };
+    let printed = text_alone.bench(&[], 1)?;
+    ensure!(
+        printed.contains("tls-policy.wasm is not a Wasm module\n"),
+        "{printed}"
+    );
+    let hsts = Subject {
+        control: "security-headers",
+        ..text_alone
+    };
     let printed = hsts.bench(&["--case", "no such"], 1)?;
     ensure!(
         printed.contains(r#"no case has "no such" in its name"#),

@@ -31,21 +31,8 @@ use crate::measurement::{Baseline, Budget, Comparison, Measurement, Measuring, h
   portcullis bench --baseline before.json --tolerance 2
   portcullis bench --module body-gate.wasm --cases cases.yaml --format json | jq '.measured[].exchange.p50_us'")]
 pub(super) struct Bench {
-    /// The folder with the control's Cargo.toml and cases.yaml
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-
-    /// A module that is built already: nothing is built
-    #[arg(long, value_name = "FILE.wasm", conflicts_with_all = ["features", "offline"])]
-    module: Option<PathBuf>,
-
-    /// The cases; cases.yaml in DIR if absent
-    #[arg(long, value_name = "FILE")]
-    cases: Option<PathBuf>,
-
-    /// Only cases with this in their name
-    #[arg(long, value_name = "SUBSTRING")]
-    case: Option<String>,
+    #[command(flatten)]
+    subject: Subject,
 
     /// How often each is asked; a case ends after 10 s at the latest
     #[arg(long, value_name = "COUNT", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -76,14 +63,6 @@ pub(super) struct Bench {
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
 
-    /// Features of the crate to build with, separated by commas
-    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
-    features: Vec<String>,
-
-    /// Ask no registry: the crates that it uses are there
-    #[arg(long)]
-    offline: bool,
-
     /// How it is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -106,20 +85,13 @@ impl Bench {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         // A baseline that cannot be read is said before anything is built and measured.
         let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
-        let subject = Subject {
-            dir: &self.dir,
-            module: self.module,
-            cases: self.cases,
-            features: &self.features,
-            offline: self.offline,
-        };
-        let Some((module, cases)) = subject.find() else {
+        let Some((module, cases)) = self.subject.find() else {
             return Ok(ExitCode::FAILURE);
         };
         let measuring = Measuring {
             module: &module,
             cases: &cases,
-            named: self.case.as_deref(),
+            named: self.subject.case.as_deref(),
             exchanges: self.exchanges,
         };
         let measurement = measuring.run()?;

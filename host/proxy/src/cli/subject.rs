@@ -6,24 +6,41 @@ use super::output::note;
 use crate::crate_build::{Crate, CrateError};
 
 /// As the command line has it.
-pub(super) struct Subject<'s> {
-    /// The control's folder.
-    pub(super) dir: &'s Path,
-    /// A module that is built already.
-    pub(super) module: Option<PathBuf>,
-    pub(super) cases: Option<PathBuf>,
-    pub(super) features: &'s [String],
-    pub(super) offline: bool,
+#[derive(Debug, clap::Args)]
+pub(super) struct Subject {
+    /// The folder with the control's Cargo.toml and cases.yaml
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+
+    /// A module that is built already: nothing is built
+    #[arg(long, value_name = "FILE.wasm", conflicts_with_all = ["features", "offline"])]
+    module: Option<PathBuf>,
+
+    /// The cases; cases.yaml in DIR if absent
+    #[arg(long, value_name = "FILE")]
+    cases: Option<PathBuf>,
+
+    /// Only cases with this in their name
+    #[arg(long, value_name = "SUBSTRING")]
+    pub(super) case: Option<String>,
+
+    /// Features of the crate to build with, separated by commas
+    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
+    features: Vec<String>,
+
+    /// Ask no registry: the crates that it uses are there
+    #[arg(long)]
+    offline: bool,
 }
 
-impl Subject<'_> {
+impl Subject {
     /// The module and the cases; nothing where the control does not build, which has been said then.
-    pub(super) fn find(self) -> Option<(PathBuf, PathBuf)> {
-        let module = match self.module {
-            Some(module) => module,
+    pub(super) fn find(&self) -> Option<(PathBuf, PathBuf)> {
+        let module = match &self.module {
+            Some(module) => module.clone(),
             None => {
-                let built = Crate::open(self.dir, self.offline)
-                    .and_then(|control| control.build(self.features, self.offline));
+                let built = Crate::open(&self.dir, self.offline)
+                    .and_then(|control| control.build(&self.features, self.offline));
                 match built {
                     Ok((path, _)) => path,
                     // Cargo has said why.
@@ -35,7 +52,7 @@ impl Subject<'_> {
                 }
             }
         };
-        let cases = self.cases.unwrap_or_else(|| beside(self.dir));
+        let cases = self.cases.clone().unwrap_or_else(|| beside(&self.dir));
         Some((from_here(module), cases))
     }
 }

@@ -31,33 +31,12 @@ use crate::trial::Trial;
   portcullis test --dir controls/body-gate --case 'is refused' --log debug
   portcullis test --module body-gate.wasm --cases cases.yaml --format json | jq '.results[] | select(.verdict == \"fails\")'")]
 pub(super) struct Test {
-    /// The folder with the control's Cargo.toml and cases.yaml
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
-
-    /// A module that is built already: nothing is built
-    #[arg(long, value_name = "FILE.wasm", conflicts_with_all = ["features", "offline"])]
-    module: Option<PathBuf>,
-
-    /// The cases; cases.yaml in DIR if absent
-    #[arg(long, value_name = "FILE")]
-    cases: Option<PathBuf>,
-
-    /// Only cases with this in their name
-    #[arg(long, value_name = "SUBSTRING")]
-    case: Option<String>,
+    #[command(flatten)]
+    subject: Subject,
 
     /// Run them in Envoy, too: the program, `envoy` from the PATH if it is left out
     #[arg(long, value_name = "PROGRAM", num_args = 0..=1, default_missing_value = "envoy")]
     envoy: Option<PathBuf>,
-
-    /// Features of the crate to build with, separated by commas
-    #[arg(long, value_name = "FEATURES", value_delimiter = ',')]
-    features: Vec<String>,
-
-    /// Ask no registry: the crates that it uses are there
-    #[arg(long)]
-    offline: bool,
 
     /// How it is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -66,20 +45,13 @@ pub(super) struct Test {
 
 impl Test {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let subject = Subject {
-            dir: &self.dir,
-            module: self.module,
-            cases: self.cases,
-            features: &self.features,
-            offline: self.offline,
-        };
-        let Some((module, cases)) = subject.find() else {
+        let Some((module, cases)) = self.subject.find() else {
             return Ok(ExitCode::FAILURE);
         };
         let trial = Trial {
             module: &module,
             cases: &cases,
-            named: self.case.as_deref(),
+            named: self.subject.case.as_deref(),
             envoy: self.envoy.as_deref(),
         };
         let report = trial.run()?;

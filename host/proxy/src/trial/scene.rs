@@ -52,6 +52,9 @@ impl Control {
     pub(crate) fn of(module: &Path, cases: &Path, name: &str) -> anyhow::Result<Self> {
         let (path, cases) = (module.display(), cases.display());
         let bytes = std::fs::read(module).with_context(|| format!("cannot read {path}"))?;
+        if !bytes.starts_with(b"\0asm") {
+            bail!("{path} is not a Wasm module");
+        }
         let description = Description::read(&bytes).with_context(|| path.to_string())?;
         if let Some(of) = description.as_ref().filter(|of| of.name != name) {
             bail!(
