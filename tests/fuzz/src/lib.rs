@@ -97,16 +97,14 @@ impl Run<'_> {
             let chunk = Bytes::from(vec![b'q'; usize::from(*len)]);
             self.model.fed(Direction::Request, chunk.len());
             self.step(input, |stream| stream.request_body(chunk, is_last));
-            self.model
-                .took(Direction::Request, &self.stream.take_request_body());
+            self.take(Direction::Request);
         }
         if input.request_trailers && !self.over {
             let mut trailers = FieldList::new();
             trailers.push("x-trailer", "1");
             self.stream.exchange_mut().request_trailers = Some(Box::new(trailers));
             self.step(input, HttpStream::request_trailers);
-            self.model
-                .took(Direction::Request, &self.stream.take_request_body());
+            self.take(Direction::Request);
         }
     }
 
@@ -124,17 +122,27 @@ impl Run<'_> {
             let chunk = Bytes::from(vec![b's'; usize::from(*len)]);
             self.model.fed(Direction::Response, chunk.len());
             self.step(input, |stream| stream.response_body(chunk, is_last));
-            self.model
-                .took(Direction::Response, &self.stream.take_response_body());
+            self.take(Direction::Response);
         }
         if input.response_trailers && !self.over {
             let mut trailers = FieldList::new();
             trailers.push("x-trailer", "1");
             self.stream.exchange_mut().response_trailers = Some(Box::new(trailers));
             self.step(input, HttpStream::response_trailers);
-            self.model
-                .took(Direction::Response, &self.stream.take_response_body());
+            self.take(Direction::Response);
         }
+    }
+
+    /// What may go on of a body; nothing of the two that were on their way where an answer took their place.
+    fn take(&mut self, direction: Direction) {
+        if self.over {
+            return;
+        }
+        let bytes = match direction {
+            Direction::Request => self.stream.take_request_body(),
+            Direction::Response => self.stream.take_response_body(),
+        };
+        self.model.took(direction, &bytes);
     }
 
     /// One event, what the plugin's timer does around it, and what follows.
@@ -192,8 +200,10 @@ impl Run<'_> {
             return self.answer(true);
         }
         if !body.is_empty() {
-            let progress = self.stream.response_body(body, true);
+            let progress = self.stream.response_body(body.clone(), true);
             self.model.saw(progress, &self.world.take_told());
+            self.model
+                .answered(&body, &self.stream.take_response_body(), progress);
         }
     }
 }

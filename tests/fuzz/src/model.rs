@@ -74,6 +74,20 @@ impl Model {
         }
     }
 
+    /// The body of an answer that was made here goes out whole, or not at all: of what was on its way before, no byte goes with it.
+    pub(crate) fn answered(&mut self, body: &[u8], went: &[u8], progress: Progress) {
+        if self.is_raw {
+            return;
+        }
+        assert!(
+            went == body || went.is_empty(),
+            "another's bytes in an answer: {went:?}"
+        );
+        if progress == Progress::Continue {
+            assert_eq!(went, body, "an answer's body is lost");
+        }
+    }
+
     /// What an event brought.
     pub(crate) fn saw(&mut self, progress: Progress, told: &[Told]) {
         let mut answered = false;
