@@ -16,8 +16,9 @@ const CHUNK: usize = 256 * 1024;
 /// What may be on its way from a sender to a receiver that reads nothing: the buffers of four sockets, which the kernel sizes, and ours.
 const UNREAD_BYTES_MAX: u64 = 32 << 20;
 
-/// How much of that may be ours: a read buffer and a write buffer of hyper on either side, 0.5 MiB each at most.
-const UNREAD_GROWTH_BYTES_MAX: u64 = 8 << 20;
+/// How much of that may be ours: a read buffer and a write buffer of hyper on either side, 0.5 MiB each at most, and what the allocator keeps of
+/// the sizes that they had on their way there.
+const UNREAD_GROWTH_BYTES_MAX: u64 = 16 << 20;
 
 /// How long a sender finds no room before it takes that for good.
 const STUCK: Duration = Duration::from_secs(2);

@@ -92,6 +92,10 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Under this name, the program is the proxy: what is measured is built from the same source by the same command.
 const PROXY: &str = "portcullis";
 
+/// The proxy's own, see `host/proxy/src/main.rs`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let name = std::env::args_os().next().map(PathBuf::from);
     if name.is_some_and(|name| name.file_name().is_some_and(|name| name == PROXY)) {

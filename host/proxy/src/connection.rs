@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::acceptor::Terms;
 use crate::edition::Stay;
 use crate::fields::Scheme;
+use crate::forwarded::Client;
 use crate::limits::{
     CLOSE_GRACE, CONNECTION_IDLE_TIMEOUT, CONNECTION_STALL_TIMEOUT, FIRST_REQUEST_TIMEOUT,
     H2_CONNECTION_WINDOW, H2_LOCAL_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER,
@@ -75,6 +76,8 @@ pub(crate) struct Connection {
     pub(crate) info: Rc<ConnectionInfo>,
     /// By the connection.
     pub(crate) scheme: Scheme,
+    /// The same and the other end, for upstreams.
+    pub(crate) client: Client,
     open: Cell<usize>,
     served: Cell<bool>,
     idle_since: Cell<Instant>,
@@ -306,6 +309,7 @@ async fn run<S>(
     let moved = Arc::new(AtomicU64::new(0));
     let now = Instant::now();
     let connection = Rc::new(Connection {
+        client: Client::new(info.source.ip(), scheme),
         info: Rc::new(info),
         scheme,
         open: Cell::new(0),

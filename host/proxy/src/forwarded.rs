@@ -14,9 +14,7 @@ use crate::fields::Scheme;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -39,23 +37,42 @@ pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Removes what belongs to this hop only (RFC 9110 §7.6.1), on requests and responses; `websocket` keeps the upgrade.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, websocket: bool) {
-    if headers.contains_key(header::CONNECTION) {
-        let named = headers.get_all(header::CONNECTION).iter();
-        let named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        let named: Vec<_> = named
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            if name != header::TE {
-                headers.remove(name);
-            }
-        }
-        headers.remove(header::CONNECTION);
+    // Most messages have none of them: a look at each name costs less than a search for each of these.
+    if headers.keys().any(is_of_the_hop) {
+        remove_what_is_of_the_hop(headers);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(header::UPGRADE);
+    if websocket {
+        headers.insert(header::CONNECTION, UPGRADE);
+        headers.insert(header::UPGRADE, WEBSOCKET);
+    }
+}
+
+fn is_of_the_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
+}
+
+fn remove_what_is_of_the_hop(headers: &mut HeaderMap) {
+    let mut names: Vec<HeaderName> = Vec::new();
+    for (name, value) in &*headers {
+        if *name == header::CONNECTION {
+            let tokens = value.as_bytes().split(|byte| *byte == b',');
+            let tokens = tokens.map(<[u8]>::trim_ascii);
+            // What nearly every `Connection` says is no field, or removed if there is one.
+            let tokens = tokens.filter(|token| !matches!(*token, b"close" | b"keep-alive"));
+            names.extend(tokens.filter_map(|token| HeaderName::from_bytes(token).ok()));
+        }
+        if is_of_the_hop(name) {
+            names.push(name.clone());
+        }
+    }
+    for name in names {
+        if name != header::TE {
+            headers.remove(name);
+        }
+    }
     if let Some(te) = headers.get(header::TE) {
         let mut tokens = te.as_bytes().split(|byte| *byte == b',');
         if tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
@@ -64,9 +81,25 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, websocket: bool) {
             headers.remove(header::TE);
         }
     }
-    if websocket {
-        headers.insert(header::CONNECTION, UPGRADE);
-        headers.insert(header::UPGRADE, WEBSOCKET);
+}
+
+/// Who asks, as the upstream is told.
+#[derive(Debug)]
+pub(crate) struct Client {
+    address: HeaderValue,
+    scheme: Scheme,
+}
+
+impl Client {
+    /// The one at this address.
+    pub(crate) fn new(address: IpAddr, scheme: Scheme) -> Self {
+        // An address has no byte that a field's value may not have.
+        let address =
+            HeaderValue::from_maybe_shared(Bytes::from(address.to_canonical().to_string()));
+        Self {
+            address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            scheme,
+        }
     }
 }
 
@@ -75,32 +108,26 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, websocket: bool) {
 pub(crate) fn make_ours(
     headers: &mut HeaderMap,
     websocket: bool,
-    (client, scheme): (IpAddr, Scheme),
+    client: &Client,
     request_id: &HeaderValue,
     owned_elsewhere: &[HeaderName],
 ) {
     remove_hop_by_hop(headers, websocket);
-    describe_client(headers, client, scheme, request_id);
+    describe_client(headers, client, request_id);
     for name in owned_elsewhere {
         headers.remove(name);
     }
 }
 
 /// Puts on what the upstream is to know, and takes off what only Envoys say to each other.
-fn describe_client(
-    headers: &mut HeaderMap,
-    client: IpAddr,
-    scheme: Scheme,
-    request_id: &HeaderValue,
-) {
-    append_forwarded_for(headers, client);
-    let proto = match scheme {
+fn describe_client(headers: &mut HeaderMap, client: &Client, request_id: &HeaderValue) {
+    append_forwarded_for(headers, &client.address);
+    let proto = match client.scheme {
         Scheme::Http => const { HeaderValue::from_static("http") },
         Scheme::Https => const { HeaderValue::from_static("https") },
     };
     headers.insert(X_FORWARDED_PROTO, proto);
     headers.insert(X_REQUEST_ID, request_id.clone());
-    headers.remove(X_FORWARDED_CLIENT_CERT);
     if headers.keys().any(is_envoys) {
         let envoys: Vec<_> = headers
             .keys()
@@ -114,23 +141,23 @@ fn describe_client(
 }
 
 fn is_envoys(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-envoy-")
+    name.as_str().starts_with("x-envoy-") || name == X_FORWARDED_CLIENT_CERT
 }
 
 /// One field, the client last. Values that came in several fields are joined first, as Envoy does, so that the last entry is ours.
-fn append_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
-    let client = client.to_canonical();
+fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
+    if !headers.contains_key(X_FORWARDED_FOR) {
+        headers.insert(X_FORWARDED_FOR, client.clone());
+        return;
+    }
     let mut joined = BytesMut::new();
     for value in headers.get_all(X_FORWARDED_FOR) {
-        if !joined.is_empty() {
+        if !value.is_empty() {
+            joined.extend_from_slice(value.as_bytes());
             joined.put_u8(b',');
         }
-        joined.extend_from_slice(value.as_bytes());
     }
-    if !joined.is_empty() {
-        joined.put_u8(b',');
-    }
-    joined.extend_from_slice(client.to_string().as_bytes());
+    joined.extend_from_slice(client.as_bytes());
     if let Ok(value) = HeaderValue::from_maybe_shared(joined.freeze()) {
         headers.insert(X_FORWARDED_FOR, value);
     }
@@ -317,12 +344,8 @@ mod tests {
         ];
         for (fields, client, scheme, expected) in rows {
             let mut headers = map(fields);
-            describe_client(
-                &mut headers,
-                client.parse().unwrap(),
-                *scheme,
-                &HeaderValue::from_static("id"),
-            );
+            let client = Client::new(client.parse().unwrap(), *scheme);
+            describe_client(&mut headers, &client, &HeaderValue::from_static("id"));
             assert_eq!(list(&headers), *expected, "{fields:?}");
         }
     }

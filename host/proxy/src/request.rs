@@ -6,6 +6,7 @@
 //!    └───────────┴───────────┴─────────────────┴────────────────┴─> response filters ─> client
 //! ```
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -32,11 +33,39 @@ use crate::stream::{Diversion, Flags, Record, Stream};
 
 /// Serves one request; none is begun where the connection is to take no more.
 ///
+/// What needs no waiting is done at once, outside the future, and the future is in a box: hyper moves that of an HTTP/2 request nine times before
+/// it is polled first.
+///
 /// # Errors
 ///
 /// [`Reset`] where there is to be no answer.
-pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) -> Answered {
-    let (edition, connection) = begun.ok_or(Reset)?;
+pub(crate) fn serve(begun: Option<Begun>, request: Request<Incoming>) -> Answering {
+    let Some((edition, connection)) = begun else {
+        return Box::pin(std::future::ready(Err(Reset)));
+    };
+    match begin(edition, connection, request) {
+        Head::Routed(stream, fields, incoming, upgrade) => {
+            Box::pin(run(stream, fields, incoming, upgrade))
+        }
+        Head::Refused(stream, problem) => Box::pin(refuse(stream, problem)),
+        Head::Reset => Box::pin(std::future::ready(Err(Reset))),
+    }
+}
+
+/// The future of an answer.
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Answered>>>;
+
+/// What the head of a request is good for.
+enum Head {
+    /// It has a route; the fields are here where no filter has them.
+    Routed(Rc<Stream>, Option<HttpFields>, Incoming, Option<OnUpgrade>),
+    /// It cannot be routed.
+    Refused(Rc<Stream>, Problem),
+    /// It is none.
+    Reset,
+}
+
+fn begin(edition: Stay, connection: Turn, mut request: Request<Incoming>) -> Head {
     let begun = Instant::now();
     let id = forwarded::request_id();
     let protocol = match request.version() {
@@ -67,14 +96,15 @@ pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) 
         Ok(fields) => fields,
         Err(problem) => {
             record.flags.insert(Flags::DOWNSTREAM_PROTOCOL);
-            return refuse(edition, connection, record, problem).await;
+            let route = Rc::clone(&edition.refused);
+            return Head::Refused(Stream::new(edition, route, connection, record), problem);
         }
     };
     let Pseudo::Request {
         authority, path, ..
     } = &fields.pseudo
     else {
-        return Err(Reset);
+        return Head::Reset;
     };
     record.path = Some(path.clone());
     let route = edition.route(&host_of(authority), path.path());
@@ -82,32 +112,34 @@ pub(crate) async fn serve(begun: Option<Begun>, mut request: Request<Incoming>) 
     forwarded::make_ours(
         &mut fields.headers,
         upgrade.is_some(),
-        (connection.info.source.ip(), connection.scheme),
+        &connection.client,
         &id,
         &route.owned_elsewhere,
     );
     let stream = Stream::new(edition, route, connection, record);
-    run(stream, fields, incoming, upgrade).await
+    if incoming.is_end_stream() {
+        stream.request_is_read();
+    }
+    let plain = if stream.route.is_filtered {
+        let info = stream_info(&stream);
+        stream.start(Exchange::new(Box::new(fields), info));
+        None
+    } else {
+        Some(fields)
+    };
+    Head::Routed(stream, plain, incoming, upgrade)
 }
 
 async fn run(
     stream: Rc<Stream>,
-    fields: HttpFields,
+    plain: Option<HttpFields>,
     incoming: Incoming,
     upgrade: Option<OnUpgrade>,
 ) -> Answered {
     let end_of_stream = incoming.is_end_stream();
-    if end_of_stream {
-        stream.request_is_read();
-    }
-    let mut plain = None;
     let mut incoming = Some(incoming);
     let mut begun = None;
-    if !stream.route.is_filtered {
-        plain = Some(fields);
-    } else {
-        let info = stream_info(&stream);
-        stream.start(Exchange::new(Box::new(fields), info));
+    if stream.route.is_filtered {
         let mut settled = settle_headers(&stream, Direction::Request, |http| {
             http.request_headers(end_of_stream)
         })
@@ -189,11 +221,10 @@ async fn run(
 
 /// A request that cannot be routed, answered all the same with the headers that filters put on answers. These see an empty GET in its
 /// place: what was sent is not fit to be looked at.
-async fn refuse(edition: Stay, connection: Turn, record: Record, problem: Problem) -> Answered {
-    let route = Rc::clone(&edition.refused);
+async fn refuse(stream: Rc<Stream>, problem: Problem) -> Answered {
     let pseudo = Pseudo::Request {
         method: Method::GET,
-        scheme: connection.scheme,
+        scheme: stream.connection.scheme,
         authority: HeaderValue::from_static("invalid"),
         path: PathAndQuery::from_static("/"),
     };
@@ -201,7 +232,6 @@ async fn refuse(edition: Stay, connection: Turn, record: Record, problem: Proble
         pseudo,
         headers: HeaderMap::new(),
     };
-    let stream = Stream::new(edition, route, connection, record);
     if stream.route.is_filtered {
         stream.start(Exchange::new(Box::new(fields), stream_info(&stream)));
         match settle_headers(&stream, Direction::Request, |http| {

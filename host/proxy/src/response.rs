@@ -1,5 +1,6 @@
 //! The answer on its way to the client: an upstream's, a filter's or the proxy's own, all through the response filters.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -147,8 +148,15 @@ fn take_head(stream: &Stream) -> Option<(StatusCode, HeaderMap)> {
     head.flatten()
 }
 
-/// An answer of the proxy's own, through the response filters like an upstream's.
-pub(crate) async fn answer(stream: &Rc<Stream>, problem: &Problem) -> Answered {
+/// An answer of the proxy's own, through the response filters like an upstream's. In a box, so that the futures that may end in one are small.
+pub(crate) fn answer<'a>(
+    stream: &'a Rc<Stream>,
+    problem: &'a Problem,
+) -> Pin<Box<dyn Future<Output = Answered> + 'a>> {
+    Box::pin(answer_in_place(stream, problem))
+}
+
+async fn answer_in_place(stream: &Rc<Stream>, problem: &Problem) -> Answered {
     let (fields, body) = {
         let record = stream.record.borrow();
         problem.write(&record.id, &record.method)
@@ -166,7 +174,11 @@ pub(crate) async fn answer(stream: &Rc<Stream>, problem: &Problem) -> Answered {
 }
 
 /// A filter's local response, through the filters before it. One of these may put its own in place, but not for ever.
-pub(crate) async fn respond(stream: &Rc<Stream>) -> Answered {
+pub(crate) fn respond(stream: &Rc<Stream>) -> Pin<Box<dyn Future<Output = Answered> + '_>> {
+    Box::pin(respond_in_place(stream))
+}
+
+async fn respond_in_place(stream: &Rc<Stream>) -> Answered {
     for _ in 0..LOCAL_RESPONSES_MAX {
         let body = stream.with(HttpStream::take_local_body).unwrap_or_default();
         let mut settled = settle_headers(stream, Direction::Response, |http| {

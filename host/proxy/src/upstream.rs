@@ -292,7 +292,8 @@ impl Upstream {
             let deadline = *deadline.get_or_insert_with(|| {
                 tokio::time::Instant::now() + self.cluster.policy.connect_timeout
             });
-            match tokio::time::timeout_at(deadline, self.connect(address)).await {
+            // In a box of its own: handshakes take kilobytes, and an HTTP/2 request's future is moved some nine times.
+            match tokio::time::timeout_at(deadline, Box::pin(self.connect(address))).await {
                 Ok(Ok(connection)) => return Ok((address, connection, false)),
                 Ok(Err(error)) => {
                     self.cluster.stats.failed.fetch_add(1, Ordering::Relaxed);

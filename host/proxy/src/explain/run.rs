@@ -21,7 +21,7 @@ use super::report::{self, Phase, Seen, Shown, Watch};
 use super::stage::Stage;
 use crate::fields::{HttpFields, Pseudo};
 use crate::forward::request_in;
-use crate::forwarded;
+use crate::forwarded::{self, Client};
 use crate::head::{host_of, read_head};
 use crate::limits::{REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
 use crate::local::Problem;
@@ -120,8 +120,8 @@ impl<'q> Run<'q> {
         let upgrade = websocket
             && !reads(&[Callback::RequestBody, Callback::RequestTrailers])
             && !reads(&[Callback::ResponseBody, Callback::ResponseTrailers]);
-        let client = (source.ip(), scheme);
-        forwarded::make_ours(&mut fields.headers, upgrade, client, &self.id, &owned);
+        let client = Client::new(source.ip(), scheme);
+        forwarded::make_ours(&mut fields.headers, upgrade, &client, &self.id, &owned);
         self.explanation.head = self.shown.diff(&sent, &report::snapshot(&fields));
         self.explanation.route = route.map(|route| report::taken(policy, route, &host, &path));
         if route.is_none() {
