@@ -5,7 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::error::Error;
-use crate::host::{ActiveHost, Host};
+use crate::host::Host;
+use crate::scope::Scope;
 
 /// A TLS version; the order is the order of age.
 ///
@@ -82,17 +83,17 @@ impl TlsVersion {
 /// ```
 #[derive(Debug)]
 pub struct Connection<'a> {
-    host: &'a ActiveHost,
+    scope: &'a Scope,
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(host: &'a ActiveHost) -> Self {
-        Self { host }
+    pub(crate) fn new(scope: &'a Scope) -> Self {
+        Self { scope }
     }
 
-    /// The negotiated TLS version; `None` on plaintext.
+    /// The negotiated TLS version; `None` on plaintext. In a policy module a hostcall once an exchange, whichever control asks.
     pub fn tls_version(&self) -> Result<Option<TlsVersion>, Error> {
-        self.text(b"connection\0tls_version")?
+        present(self.scope.tls_version()?)
             .as_deref()
             .map(TlsVersion::parse)
             .transpose()
@@ -100,7 +101,7 @@ impl<'a> Connection<'a> {
 
     /// Whether the connection is TLS: whether it has a TLS version, whichever.
     pub fn is_tls(&self) -> Result<bool, Error> {
-        Ok(self.text(b"connection\0tls_version")?.is_some())
+        Ok(present(self.scope.tls_version()?).is_some())
     }
 
     /// The address that the connection came from; behind a trusted hop, the one that the host found for it. `None`
@@ -146,14 +147,19 @@ impl<'a> Connection<'a> {
         self.text(b"connection\0sha256_peer_certificate_digest")
     }
 
-    /// A property; empty counts as absent, as Envoy gives some absent ones as empty.
     fn text(&self, path: &'static [u8]) -> Result<Option<Vec<u8>>, Error> {
         let value = self
+            .scope
             .host
             .property(path)
             .map_err(Error::host("proxy_get_property"))?;
-        Ok(value.filter(|value| !value.is_empty()))
+        Ok(present(value))
     }
+}
+
+/// Empty counts as absent, as Envoy gives some absent properties as empty.
+fn present(value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    value.filter(|value| !value.is_empty())
 }
 
 /// Reads `192.0.2.7:443`, `[2001:db8::1]:443`, and either without a port. An IPv4 address mapped into IPv6 is IPv4.

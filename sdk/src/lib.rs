@@ -47,6 +47,7 @@ mod json_text;
 mod limits;
 mod log;
 mod metric;
+mod notes;
 mod plugin;
 mod plugin_context;
 mod policy;

@@ -31,8 +31,9 @@ use crate::host::{ActiveHost, Host, Level};
 use crate::json::Json;
 use crate::log;
 use crate::metric::Histogram;
+use crate::notes::Notes;
 use crate::schema;
-use crate::scope::{Neighbours, Notes, Scope};
+use crate::scope::{Neighbours, Scope};
 
 pub(crate) use entries::MEASURE;
 use entries::{entries, under};
@@ -167,6 +168,7 @@ impl<S: ControlSet> Policy<S> {
 
     /// The exchange's place in every control, and its notes put where the controls look for them.
     fn enter(&mut self, exchange: &mut PolicyExchange) -> usize {
+        exchange.notes.open();
         std::mem::swap(&mut *self.notes.borrow_mut(), &mut exchange.notes);
         if let Some(place) = exchange.place {
             return place;
@@ -187,6 +189,7 @@ impl<S: ControlSet> Policy<S> {
     /// Takes the notes back.
     fn leave(&mut self, exchange: &mut PolicyExchange) {
         std::mem::swap(&mut *self.notes.borrow_mut(), &mut exchange.notes);
+        exchange.notes.close();
     }
 
     /// Hands the answer to a call to the control that made it.

@@ -91,7 +91,7 @@ macro_rules! exchange_functions {
     () => {
         /// The downstream connection.
         pub fn connection(&self) -> Connection<'_> {
-            Connection::new(&self.scope.host)
+            Connection::new(&self.scope)
         }
 
         /// A property of the host, by its path: `["request", "url_path"]`. A property that an earlier filter set has
@@ -113,9 +113,9 @@ macro_rules! exchange_functions {
             self.scope.set_property(name, value)
         }
 
-        /// The host's clock. One hostcall.
+        /// The host's clock. One hostcall; in a policy module one a callback for all controls together.
         pub fn now(&self) -> SystemTime {
-            UNIX_EPOCH + Duration::from_nanos(self.scope.host.now_ns())
+            UNIX_EPOCH + Duration::from_nanos(self.scope.now_ns())
         }
 
         /// Logs `{"control": …, "event": …, fields…}`; no token, no secret. One hostcall.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::error::Error;
 use crate::host::{ActiveHost, Host};
+use crate::notes::Notes;
 
 /// The host as one control of a module sees it. Cheap to clone; alone in its module a control's scope has no state.
 #[derive(Clone, Debug)]
@@ -20,16 +21,13 @@ pub(crate) struct Scope {
 pub(crate) struct Neighbours {
     /// The name of the control's filter; it keeps its shared data apart from its neighbours'.
     pub(crate) filter: Rc<str>,
-    /// Properties that controls of this module set in the exchange under way.
+    /// Of the exchange under way.
     pub(crate) notes: Rc<RefCell<Notes>>,
     /// The tick period that the control last asked for, in ms.
     pub(crate) tick_period_ms: Rc<RefCell<Option<u32>>>,
     /// Calls that the control started since it was last looked at.
     pub(crate) calls: Rc<RefCell<Vec<u32>>>,
 }
-
-/// Properties of one segment, by name.
-pub(crate) type Notes = Vec<(String, Vec<u8>)>;
 
 impl Scope {
     /// Of a control that has its module to itself.
@@ -68,11 +66,7 @@ impl Scope {
             .set_property(name, value)
             .map_err(Error::host("proxy_set_property"))?;
         if let Some(neighbours) = &self.neighbours {
-            let mut notes = neighbours.notes.borrow_mut();
-            match notes.iter_mut().find(|(known, _)| known == name) {
-                Some((_, known)) => *known = value.to_vec(),
-                None => notes.push((name.into(), value.to_vec())),
-            }
+            neighbours.notes.borrow_mut().set_property(name, value);
         }
         Ok(())
     }
@@ -142,11 +136,26 @@ impl Scope {
     }
 
     fn note(&self, name: &str) -> Option<Vec<u8>> {
-        let neighbours = self.neighbours.as_ref()?;
-        let notes = neighbours.notes.borrow();
-        notes
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
+        let notes = self.neighbours.as_ref()?.notes.borrow();
+        notes.property(name).map(<[u8]>::to_vec)
+    }
+
+    /// `connection.tls_version` as the host gives it; asked for once an exchange, whichever control asks.
+    pub(crate) fn tls_version(&self) -> Result<Option<Vec<u8>>, Error> {
+        let ask = || self.host.property(b"connection\0tls_version");
+        let found = match &self.neighbours {
+            Some(neighbours) => neighbours.notes.borrow_mut().tls_version(ask),
+            None => ask(),
+        };
+        found.map_err(Error::host("proxy_get_property"))
+    }
+
+    /// The host's clock, ns since 1970; in a policy module looked at once a callback of an exchange.
+    pub(crate) fn now_ns(&self) -> u64 {
+        let look = || self.host.now_ns();
+        match &self.neighbours {
+            Some(neighbours) => neighbours.notes.borrow_mut().now_ns(look),
+            None => look(),
+        }
     }
 }

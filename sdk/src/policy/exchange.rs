@@ -1,7 +1,7 @@
 //! What a policy remembers of one exchange.
 
 use super::part::Direction;
-use crate::scope::Notes;
+use crate::notes::Notes;
 
 /// Where an exchange stands in a policy.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub struct PolicyExchange {
     pub(super) body_seen: bool,
     /// The time that its callbacks take is measured.
     pub(super) measured: bool,
-    /// Properties that controls have set.
+    /// What its controls know of it.
     pub(super) notes: Notes,
     /// For each control, how much of what the host holds of a body it has let pass already.
     request_passed: Vec<usize>,
