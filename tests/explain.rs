@@ -45,6 +45,50 @@ fn guests(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Holds the headers of both directions until it has seen the end of the body; then it answers a body that begins with `n` with 403, and puts what
+/// it has seen last into a header of any other.
+const GATE: &str = r#"(module
+  (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_send_local_response" (func $answer (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "x-seen")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+  (func $head (param $end i32) (result i32) (i32.eqz (local.get $end)))
+  (func $body (param $kind i32) (param $end i32) (result i32)
+    (if (i32.eqz (local.get $end)) (then (return (i32.const 1))))
+    (drop (call $buffer (local.get $kind) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 4)))
+    (if (i32.eq (i32.load8_u (i32.const 1024)) (i32.const 110)) (then
+      (drop (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))
+      (return (i32.const 1))))
+    ;; Buffer 0 is the request's body and map 0 its headers, buffer 1 the response's and map 2.
+    (drop (call $add (i32.shl (local.get $kind) (i32.const 1)) (i32.const 16) (i32.const 6) (i32.const 1024) (i32.const 1)))
+    (i32.const 0))
+  (func (export "proxy_on_request_headers") (param i32 i32) (param $end i32) (result i32) (call $head (local.get $end)))
+  (func (export "proxy_on_request_body") (param i32 i32) (param $end i32) (result i32) (call $body (i32.const 0) (local.get $end)))
+  (func (export "proxy_on_response_headers") (param i32 i32) (param $end i32) (result i32) (call $head (local.get $end)))
+  (func (export "proxy_on_response_body") (param i32 i32) (param $end i32) (result i32) (call $body (i32.const 1) (local.get $end))))
+"#;
+
+/// Two filters that want the body first, around one that does not.
+fn policy_with_gates(upstream: &Upstream, folder: &Path) -> Result<Value> {
+    let module = folder.join("gate.wasm");
+    fs::write(&module, wat::parse_str(GATE)?)?;
+    let gate = |name: &str| json!({"name": name, "module": module, "allow_on_headers_stop_iteration": true});
+    Ok(json!({
+        "workers": 1,
+        "listeners": [{"name": "plain", "address": ANY_PORT}],
+        "clusters": [{"name": "upstream", "endpoints": [upstream.address().to_string()]}],
+        "filters": [
+            gate("outer"),
+            {"name": "limit", "module": "builtin:rate-limit", "configuration": {"key": "address"}},
+            gate("inner"),
+        ],
+        "routes": [{"name": "all", "cluster": "upstream"}],
+    }))
+}
+
 fn policy(upstream: &Upstream, folder: &Path) -> Result<Value> {
     let file = |name: &str| folder.join(name).display().to_string();
     let keys: Value = serde_json::from_slice(&made("jwks", &json!(["p256"]))?)?;
@@ -124,7 +168,7 @@ fn of_json(headers: &Value) -> Vec<String> {
     comparable(pairs.map(|pair| (text(&pair[0]), text(&pair[1]))))
 }
 
-/// Asks `explain`; the answer of the upstream is what [`Upstream`] gives.
+/// Asks `explain`; the answer of the upstream is what [`upstream`] gives, unless `more` says otherwise.
 fn explained(policy: &Path, request: &Request, more: &[&str]) -> Result<Value> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut arguments = vec![
@@ -132,7 +176,6 @@ fn explained(policy: &Path, request: &Request, more: &[&str]) -> Result<Value> {
         policy.display().to_string(),
         "--show-credentials".to_owned(),
         "--format=json".to_owned(),
-        "--response-body=ok".to_owned(),
         format!(
             "--request={} {}",
             text(&request.method),
@@ -142,6 +185,9 @@ fn explained(policy: &Path, request: &Request, more: &[&str]) -> Result<Value> {
     ];
     for (name, value) in &request.headers {
         arguments.push(format!("--header={}: {}", text(name), text(value)));
+    }
+    if !more.iter().any(|it| it.starts_with("--response-body")) {
+        arguments.push("--response-body=ok".to_owned());
     }
     if let Some(body) = &request.body {
         arguments.push(format!("--body={}", text(body)));
@@ -165,10 +211,8 @@ fn decisions<'e>(explanation: &'e Value, phase: &str) -> Vec<(&'e str, &'e str)>
         .collect()
 }
 
-#[test]
-fn it_says_what_the_proxy_does() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    guests(folder.path())?;
+/// An upstream that answers as [`explained`] is told.
+fn upstream() -> Result<Upstream> {
     let upstream = Upstream::start()?;
     upstream.answer(Answer {
         status: 200,
@@ -176,11 +220,15 @@ fn it_says_what_the_proxy_does() -> Result<()> {
         body: b"ok".to_vec(),
         ..Answer::default()
     });
+    Ok(upstream)
+}
+
+#[test]
+fn it_says_what_the_proxy_does() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    guests(folder.path())?;
+    let upstream = upstream()?;
     let policy = policy(&upstream, folder.path())?;
-    let here = Here::start(&policy, folder.path())?;
-    let plain = here.listener("plain")?;
-    let file = folder.path().join("policy.yaml");
-    fs::write(&file, policy.to_string())?;
     let token = [b"Bearer ".to_vec(), made("jwt", &json!({"key": "p256"}))?].concat();
     let asked = |path: &str| {
         let mut request = Request::get(path);
@@ -230,13 +278,27 @@ fn it_says_what_the_proxy_does() -> Result<()> {
             request
         }),
     ];
+    compare(&policy, folder.path(), &upstream, rows)
+}
+
+/// Puts requests to the proxy and to `explain`.
+fn compare(
+    policy: &Value,
+    folder: &Path,
+    upstream: &Upstream,
+    rows: Vec<(&'static str, Request)>,
+) -> Result<()> {
+    let here = Here::start(policy, folder)?;
+    let plain = here.listener("plain")?;
+    let file = folder.join("policy.yaml");
+    fs::write(&file, policy.to_string())?;
     for (name, request) in rows {
         let _ = upstream.take_seen();
         let answer = Route::plain(plain).send(&request).context(name)?;
         let seen = upstream.take_seen();
         let explanation =
             explained(&file, &request, &["--response-header=server: nginx/1.0"]).context(name)?;
-        let outcome = &explanation["outcome"];
+        let outcome = explanation.get("outcome").context("no outcome")?;
         ensure!(
             outcome["kind"] == "answer" && outcome["status"] == answer.status,
             "{name}: the proxy answered {}, explained is {explanation:#}",
@@ -251,7 +313,7 @@ fn it_says_what_the_proxy_does() -> Result<()> {
         if request.method != b"HEAD" {
             assert_eq!(without_ids(&answer.text()), without_ids(body), "{name}");
         }
-        let sent = &explanation["upstream"];
+        let sent = explanation.get("upstream").context("no upstream")?;
         ensure!(
             seen.is_empty() == sent.is_null(),
             "{name}: the upstream saw {seen:?}, explained is {sent}"
@@ -266,6 +328,59 @@ fn it_says_what_the_proxy_does() -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+#[test]
+fn filters_that_want_the_body_before_they_let_the_headers_go_get_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    guests(folder.path())?;
+    let upstream = upstream()?;
+    let policy = policy_with_gates(&upstream, folder.path())?;
+    let asked = || Request::get("/gate");
+    let rows = vec![
+        ("a body that may pass", asked().post("hello")),
+        ("a body that may not", asked().post("no")),
+        ("no body", asked()),
+    ];
+    compare(&policy, folder.path(), &upstream, rows)?;
+
+    let file = folder.path().join("policy.yaml");
+    let passed = explained(&file, &asked().post("hello"), &[])?;
+    assert_eq!(
+        decisions(&passed, "request headers"),
+        [
+            ("outer", "pause"),
+            ("limit", "continue"),
+            ("inner", "pause")
+        ],
+        "{passed:#}"
+    );
+    assert_eq!(
+        decisions(&passed, "request body"),
+        [("outer", "continue"), ("inner", "continue")],
+        "{passed:#}"
+    );
+    assert_eq!(
+        decisions(&passed, "response body"),
+        [("inner", "continue"), ("outer", "continue")],
+        "{passed:#}"
+    );
+    let refused = explained(&file, &asked().post("no"), &[])?;
+    assert_eq!(
+        decisions(&refused, "request headers"),
+        [
+            ("outer", "pause"),
+            ("limit", "not_reached"),
+            ("inner", "not_reached")
+        ],
+        "{refused:#}"
+    );
+    assert_eq!(refused["outcome"]["by"], "filter `outer`", "{refused:#}");
+    // What the upstream answers can be refused for its body as well.
+    let refused = explained(&file, &asked(), &["--response-body=nothing"])?;
+    assert_eq!(refused["outcome"]["status"], 403, "{refused:#}");
+    assert_eq!(refused["outcome"]["by"], "filter `inner`", "{refused:#}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod case_table;
 mod cases;
 mod cli;
 mod control_crate;
+mod early_answers;
 mod envoy_batch;
 mod example;
 mod examples;

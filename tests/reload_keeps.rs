@@ -13,7 +13,7 @@ use portcullis_tests::free_port::free_address;
 use portcullis_tests::http1::Request;
 use serde_json::json;
 
-use crate::reloaded::{BOUND, Reloaded, edition_of, expect_close, set_edition};
+use crate::reloaded::{BOUND, Reloaded, edition_of, expect_close, metric, set_edition};
 
 #[test]
 fn shared_data_and_what_is_counted_survive() -> Result<()> {
@@ -54,6 +54,67 @@ fn shared_data_and_what_is_counted_survive() -> Result<()> {
         ensure!(metrics.contains("plugin=\"edition\""), "{metrics}");
         Ok(!metrics.contains("plugin=\"limit\""))
     })
+}
+
+/// Counts requests in a metric of its own.
+const COUNTS: &str = r#"(module
+  (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_increment_metric" (func $increment (param i32 i64) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "counted")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (i32.eqz (call $define (i32.const 0) (i32.const 16) (i32.const 7) (i32.const 64))))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (call $increment (i32.load (i32.const 64)) (i64.const 1))))
+"#;
+
+#[test]
+fn metrics_of_a_filter_that_is_taken_out_are_forgotten_with_its_last_request() -> Result<()> {
+    let counts = json!({"name": "counts", "module": "counts.wasm"});
+    let mut proxy = Reloaded::start(|policy, folder| {
+        fs::write(folder.join("counts.wasm"), wat::parse_str(COUNTS).unwrap()).unwrap();
+        policy["filters"] = json!([policy["filters"][0], counts]);
+    })?;
+    let counted = |proxy: &Reloaded| -> Result<Option<String>> {
+        let metrics = proxy.admin("/metrics")?.text();
+        let mut lines = metrics.lines();
+        let line = lines.find_map(|line| line.strip_prefix("portcullis_custom_counted_total "));
+        Ok(line.map(str::to_owned))
+    };
+    ensure!(proxy.ask("/")?.status == 200);
+    ensure!(counted(&proxy)?.as_deref() == Some("1"));
+    proxy.reload(|policy| set_edition(policy, 2))?;
+    ensure!(proxy.ask("/")?.status == 200);
+    ensure!(counted(&proxy)?.as_deref() == Some("2"), "it was forgotten");
+    let address = proxy.address("plain")?;
+    thread::scope(|scope| -> Result<()> {
+        let in_flight = scope.spawn(move || Route::plain(address).send(&Request::get("/held")));
+        proxy.upstream.wait()?;
+        proxy.reload(|policy| policy["filters"] = json!([policy["filters"][0]]))?;
+        // The first edition has long ended, and with the third comes another end: what a VM still has stays.
+        proxy.reload(|policy| set_edition(policy, 3))?;
+        ensure!(edition_of(&proxy.ask("/")?)? == 3);
+        until(BOUND, "the policy in between to end", || {
+            Ok(metric(&proxy, &["portcullis_earlier_policies{"])? <= 1.0)
+        })?;
+        ensure!(
+            counted(&proxy)?.as_deref() == Some("3"),
+            "its request is under way"
+        );
+        proxy.upstream.let_go.send(())?;
+        let answer = in_flight.join();
+        ensure!(answer.is_ok_and(|answer| answer.is_ok_and(|it| it.status == 200)));
+        Ok(())
+    })?;
+    until(BOUND, "the metric to be forgotten", || {
+        Ok(counted(&proxy)?.is_none())
+    })?;
+    proxy.reload(|policy| policy["filters"] = json!([policy["filters"][0], counts]))?;
+    ensure!(proxy.ask("/")?.status == 200);
+    ensure!(counted(&proxy)?.as_deref() == Some("1"), "it begins anew");
+    Ok(())
 }
 
 #[test]

@@ -329,14 +329,14 @@ fn callouts_are_answered_by_the_case() -> Result<()> {
     )
 }
 
-#[test]
-fn grpc_calls_are_answered_by_the_case() -> Result<()> {
-    let module = example::build("portcullis-sdk", "grpc_authorizer")?;
-    let cases = repository().join("sdk/examples/grpc_authorizer.yaml");
+/// Runs the cases of one of the SDK's examples, in our host and in Envoy: so many hold in each, this one among them.
+fn example_holds(example: &str, cases: usize, case: &str) -> Result<()> {
+    let module = example::build("portcullis-sdk", example)?;
+    let file = repository().join(format!("sdk/examples/{example}.yaml"));
     let run = |program: Option<&Path>| {
         tested(
             |it| {
-                it.arg("--module").arg(&module).arg("--cases").arg(&cases);
+                it.arg("--module").arg(&module).arg("--cases").arg(&file);
                 program
                     .into_iter()
                     .fold(it, |it, path| it.arg("--envoy").arg(path))
@@ -344,18 +344,29 @@ fn grpc_calls_are_answered_by_the_case() -> Result<()> {
             0,
         )
     };
+    let hold = |count: usize| format!("\n{count} hold, 0 do not, 0 not run\n");
     if let Some(why) = envoy::left_out() {
-        report::not_run("portcullis test --envoy of gRPC calls", why);
-        return contains(&run(None)?, &["\n6 hold, 0 do not, 0 not run\n"]);
+        report::not_run(&format!("portcullis test --envoy of {example}"), why);
+        return contains(&run(None)?, &[&hold(cases)]);
     }
     contains(
         &run(Some(&envoy::program()?))?,
         &[
-            "host   holds    a status may say no\n",
-            "envoy  holds    a status may say no\n",
-            "\n12 hold, 0 do not, 0 not run\n",
+            &format!("host   holds    {case}\n"),
+            &format!("envoy  holds    {case}\n"),
+            &hold(2 * cases),
         ],
     )
+}
+
+#[test]
+fn grpc_calls_are_answered_by_the_case() -> Result<()> {
+    example_holds("grpc_authorizer", 6, "a status may say no")
+}
+
+#[test]
+fn bodies_are_shown_to_a_control_that_holds_the_headers_for_them() -> Result<()> {
+    example_holds("json_body", 8, "an object that lacks it is refused")
 }
 
 /// A guest that holds each request until its timer has run, every 20 ms; without a period it runs never.

@@ -97,6 +97,7 @@ impl Plan {
         let named = |vm_id: &str| instances.iter().any(|it| it.filter.name == vm_id);
         self.shared.data.forget_unused(named);
         self.shared.queues.forget_unused(named);
+        self.shared.metrics.forget_unused(named);
         self.shared.stats.forget_ended();
     }
 }

@@ -233,6 +233,8 @@ impl Stream {
     /// A filter ends the exchange while another future carries it on: tells that one.
     pub(crate) fn divert(&self, diversion: Diversion) {
         self.diversion.set(Some(diversion));
+        // Where the upstream's head is held, the runtime tells the same.
+        Self::slot(&self.woken, Direction::Response).set(true);
         if let Some(waker) = Self::slot(&self.wakers, Direction::Response).take() {
             waker.wake();
         }

@@ -188,6 +188,8 @@ struct Flow {
     out: Body,
     /// The response was made here.
     is_local: bool,
+    /// It was, and its headers have not been shown to any filter.
+    is_due: bool,
 }
 
 /// What waits before a filter that holds headers and all.
@@ -308,12 +310,15 @@ impl HttpStream {
 
     /// Goes on where a filter paused, if it wants to. After [`Embedder::wake`](crate::Embedder::wake), for the request, then for the
     /// response, also when nothing is paused: a filter may have answered or closed the exchange from a timer. `Continue` means
-    /// that this direction waits for nothing (it may not have begun, or its part may be over), `Respond` and `Reset` are told once.
+    /// that this direction waits for nothing (it may not have begun, or its part may be over). `Respond` is told by whichever direction comes
+    /// upon the answer, and by the response until that answer's headers are shown: whoever waits there waits for the upstream's no more.
+    /// `Reset` is told whenever it is asked.
     pub fn resume(&mut self, direction: Direction) -> Progress {
-        match self.end {
-            Some(Progress::Respond) if direction == Direction::Response => {}
-            Some(_) => return Progress::Continue,
-            None => {}
+        if self.end == Some(Progress::Respond) && direction == Direction::Request {
+            return Progress::Continue;
+        }
+        if let Some(end) = self.ended(direction) {
+            return end;
         }
         if let Some(end) = self.pending(direction) {
             return end;

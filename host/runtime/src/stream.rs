@@ -130,6 +130,7 @@ impl Open {
     pub(crate) const DOWNSTREAM_DATA: Self = Self(1 << 9);
     pub(crate) const UPSTREAM_DATA: Self = Self(1 << 10);
     const REQUEST: Self = Self(0b0100_0111);
+    pub(crate) const RESPONSE: Self = Self(0b1011_1000);
 
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0

@@ -23,7 +23,8 @@ use crate::serve;
 ///
 /// Runs the policy's real plugins on the request, which is made canonical and routed as `serve` does it, and prints which route it takes and why, each
 /// filter's decision in order, what it changes of the headers (- and +), what it logs and how long it takes; then what goes upstream, the filters on
-/// the way back, and the answer. No port is bound and nothing is called.
+/// the way back, and the answer. No port is bound and nothing is called. A filter that holds the headers until it has seen the body is shown that,
+/// --body or --response-body, before the headers go on.
 ///
 /// Callouts are not made: a filter that waits for one holds the request, and this says so, unless --callout has the answer. Timers run once, as in a
 /// proxy that has just started, and counters begin at zero. Times are those of one run on VMs that have served nothing yet.

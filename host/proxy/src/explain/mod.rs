@@ -7,6 +7,7 @@
 
 mod connection;
 mod explanation;
+mod phase;
 mod prepared;
 mod rehearsal;
 mod report;

@@ -370,6 +370,11 @@ pub(super) fn steps(
             if steps.len() > before || !headers {
                 continue;
             }
+            // The headers came to it later, with the body that a filter before it wanted first.
+            let is_later = |it: &&Seen| it.index == index && it.callback == phase.callback;
+            if seen.iter().skip(end).any(|it| is_later(&it)) {
+                continue;
+            }
             let concerned = plugin.module().callbacks().contains(phase.callback);
             let decision = match concerned {
                 true => Decision::NotReached,

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
-use portcullis_runtime::{Callback, Chain, Direction, HttpStream};
+use portcullis_runtime::{Chain, Direction, HttpStream};
 
 use super::UpstreamAnswer;
 use super::explanation::Outcome;
+use super::phase::Settled;
 use super::report;
-use super::run::{Run, Settled};
+use super::run::Run;
 use crate::fields::{HttpFields, Pseudo};
 use crate::forwarded;
 use crate::limits::LOCAL_RESPONSES_MAX;
@@ -33,7 +34,8 @@ impl Run<'_> {
         forwarded::remove_hop_by_hop(&mut headers, false);
         headers.remove(header::TE);
         let pseudo = Pseudo::Response { status };
-        match self.pass_head(http, HttpFields { pseudo, headers }, body.is_empty()) {
+        let mut body = Some(body);
+        match self.pass_head(http, HttpFields { pseudo, headers }, &mut body) {
             Settled::Passed => {}
             Settled::Respond => return self.respond(http, filters),
             Settled::Reset => return self.reset(),
@@ -42,29 +44,10 @@ impl Run<'_> {
         let Some((status, headers)) = report::head_of(http) else {
             return self.reset();
         };
-        match self.response_body(http, filters, body) {
+        match self.body(http, filters, Direction::Response, body) {
             Ok(body) => self.answered("the upstream".into(), status, &headers, &body),
             Err(Settled::Held) => self.held(),
             Err(_) => self.reset(),
-        }
-    }
-
-    fn response_body(
-        &mut self,
-        http: &mut HttpStream,
-        filters: &Chain,
-        body: Bytes,
-    ) -> Result<Bytes, Settled> {
-        let callbacks = [Callback::ResponseBody, Callback::ResponseTrailers];
-        if body.is_empty() || !self.reads(filters, &callbacks) {
-            return Ok(body);
-        }
-        let settled = self.phase(http, Direction::Response, Callback::ResponseBody, |it| {
-            it.response_body(body, true)
-        });
-        match settled {
-            Settled::Passed => Ok(http.take_response_body()),
-            other => Err(other),
         }
     }
 
@@ -76,7 +59,8 @@ impl Run<'_> {
         problem: &Problem,
     ) -> Outcome {
         let (fields, body) = problem.write(&self.id, &self.question.method);
-        match self.pass_head(http, fields, body.is_empty()) {
+        let mut body = Some(body);
+        match self.pass_head(http, fields, &mut body) {
             Settled::Passed => self.send("the proxy".into(), http, filters, body),
             Settled::Respond => self.respond(http, filters),
             Settled::Reset => self.reset(),
@@ -84,7 +68,12 @@ impl Run<'_> {
         }
     }
 
-    fn pass_head(&mut self, http: &mut HttpStream, fields: HttpFields, end: bool) -> Settled {
+    fn pass_head(
+        &mut self,
+        http: &mut HttpStream,
+        fields: HttpFields,
+        body: &mut Option<Bytes>,
+    ) -> Settled {
         {
             let mut exchange = http.exchange_mut();
             if let Pseudo::Response { status } = fields.pseudo {
@@ -92,20 +81,15 @@ impl Run<'_> {
             }
             exchange.response_headers = Some(Box::new(fields));
         }
-        self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
-            it.response_headers(end)
-        })
+        self.head(http, Direction::Response, body)
     }
 
     /// A filter's local response, through the filters before it.
     pub(super) fn respond(&mut self, http: &mut HttpStream, filters: &Chain) -> Outcome {
         for _ in 0..LOCAL_RESPONSES_MAX {
             let by = self.last_speaker();
-            let body = http.take_local_body();
-            let settled = self.phase(http, Direction::Response, Callback::ResponseHeaders, |it| {
-                it.response_headers(body.is_empty())
-            });
-            match settled {
+            let mut body = Some(http.take_local_body());
+            match self.head(http, Direction::Response, &mut body) {
                 Settled::Passed => return self.send(by, http, filters, body),
                 Settled::Respond => {}
                 Settled::Held => return self.held(),
@@ -116,11 +100,17 @@ impl Run<'_> {
     }
 
     /// The body of an answer that is here as a whole.
-    fn send(&mut self, by: String, http: &mut HttpStream, filters: &Chain, body: Bytes) -> Outcome {
+    fn send(
+        &mut self,
+        by: String,
+        http: &mut HttpStream,
+        filters: &Chain,
+        body: Option<Bytes>,
+    ) -> Outcome {
         let Some((status, mut headers)) = report::head_of(http) else {
             return self.reset();
         };
-        let mut body = match self.response_body(http, filters, body) {
+        let mut body = match self.body(http, filters, Direction::Response, body) {
             Ok(body) => body,
             Err(_) => return self.reset(),
         };

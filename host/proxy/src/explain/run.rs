@@ -9,13 +9,14 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
 use portcullis_runtime::{
-    Callback, Chain, Direction, Embedder as _, Exchange, HttpStream, Progress, Protocol, RouteInfo,
+    Callback, Chain, Direction, Embedder as _, Exchange, HttpStream, Protocol, RouteInfo,
     StreamInfo, StreamToken,
 };
 
 use super::Question;
 use super::connection::Opened;
 use super::explanation::{Decision, Explanation, Outcome, Sent};
+use super::phase::Settled;
 use super::rehearsal::Rehearsal;
 use super::report::{self, Phase, Seen, Shown, Watch};
 use super::stage::Stage;
@@ -27,14 +28,6 @@ use crate::limits::{REQUEST_HEAD_BYTES_MAX, REQUEST_HEADERS_MAX};
 use crate::local::Problem;
 use crate::policy::{FilterInstance, Policy, Route};
 use crate::reroute;
-
-/// How a phase ended.
-pub(super) enum Settled {
-    Passed,
-    Respond,
-    Reset,
-    Held,
-}
 
 /// What went over the wire, as bytes: for those who compare.
 #[derive(Debug, Default)]
@@ -54,9 +47,9 @@ pub(super) struct Run<'q> {
     pub(super) traffic: Traffic,
     connection: Opened,
     pub(super) shown: Shown,
-    rehearsal: Rc<Rehearsal>,
-    seen: Rc<RefCell<Vec<Seen>>>,
-    phases: Vec<Phase>,
+    pub(super) rehearsal: Rc<Rehearsal>,
+    pub(super) seen: Rc<RefCell<Vec<Seen>>>,
+    pub(super) phases: Vec<Phase>,
     pub(super) id: HeaderValue,
 }
 
@@ -202,12 +195,7 @@ impl<'q> Run<'q> {
         );
         self.explanation.notes.push(note);
         let mut http = self.stream(&chain, &filters, fields, RouteInfo::default());
-        let settled = self.phase(
-            &mut http,
-            Direction::Request,
-            Callback::RequestHeaders,
-            |it| it.request_headers(true),
-        );
+        let settled = self.head(&mut http, Direction::Request, &mut None);
         self.explanation.outcome = match settled {
             Settled::Passed => self.answer(&mut http, &filters, problem),
             Settled::Respond => self.respond(&mut http, &filters),
@@ -226,14 +214,9 @@ impl<'q> Run<'q> {
         route: Option<&Arc<Route>>,
     ) -> Outcome {
         let info = route.map(|route| report::route_info(self.policy, route));
-        let body = self.question.body.clone();
+        let mut body = Some(self.question.body.clone());
         let mut http = self.stream(chain, filters, fields, info.unwrap_or_default());
-        let settled = self.phase(
-            &mut http,
-            Direction::Request,
-            Callback::RequestHeaders,
-            |it| it.request_headers(body.is_empty()),
-        );
+        let settled = self.head(&mut http, Direction::Request, &mut body);
         let outcome = match settled {
             Settled::Passed => self.forward(&mut http, filters, route, body),
             Settled::Respond => self.respond(&mut http, filters),
@@ -247,13 +230,13 @@ impl<'q> Run<'q> {
         outcome
     }
 
-    /// All filters have let the request's headers pass.
+    /// All filters have let the request's headers pass, and what they have not seen of the body is still here.
     fn forward(
         &mut self,
         http: &mut HttpStream,
         filters: &Chain,
         route: Option<&Arc<Route>>,
-        body: Bytes,
+        body: Option<Bytes>,
     ) -> Outcome {
         let onward = if http.take_route_stale() {
             match self.reroute(http, filters) {
@@ -267,19 +250,12 @@ impl<'q> Run<'q> {
             let problem = Problem::new(StatusCode::NOT_FOUND, "no such route");
             return self.answer(http, filters, &problem);
         };
-        let mut body = body;
-        let callbacks = [Callback::RequestBody, Callback::RequestTrailers];
-        if !body.is_empty() && self.reads(filters, &callbacks) {
-            let settled = self.phase(http, Direction::Request, Callback::RequestBody, |it| {
-                it.request_body(body, true)
-            });
-            match settled {
-                Settled::Passed => body = http.take_request_body(),
-                Settled::Respond => return self.respond(http, filters),
-                Settled::Reset => return self.reset(),
-                Settled::Held => return self.held(),
-            }
-        }
+        let body = match self.body(http, filters, Direction::Request, body) {
+            Ok(body) => body,
+            Err(Settled::Respond) => return self.respond(http, filters),
+            Err(Settled::Held) => return self.held(),
+            Err(_) => return self.reset(),
+        };
         let cluster = &route.cluster;
         let request = {
             let exchange = http.exchange();
@@ -333,44 +309,6 @@ impl<'q> Run<'q> {
         }
         http.exchange_mut().info.route = Rc::new(report::route_info(policy, route));
         Ok(Some(Arc::clone(route)))
-    }
-
-    /// Runs a phase, and answers the callouts that hold it, if it can.
-    pub(super) fn phase(
-        &mut self,
-        http: &mut HttpStream,
-        direction: Direction,
-        callback: Callback,
-        act: impl FnOnce(&mut HttpStream) -> Progress,
-    ) -> Settled {
-        self.phases.push(Phase {
-            callback,
-            begun: self.seen.borrow().len(),
-        });
-        let mut progress = act(http);
-        loop {
-            match progress {
-                Progress::Continue => return Settled::Passed,
-                Progress::Respond => return Settled::Respond,
-                Progress::Reset => return Settled::Reset,
-                Progress::Pause => {}
-            }
-            let before = report::snapshot_of(http, direction);
-            let woken = self.rehearsal.take_woken();
-            if !self.rehearsal.deliver() && !woken && !self.rehearsal.pass() {
-                return Settled::Held;
-            }
-            let changes = self
-                .shown
-                .diff(&before, &report::snapshot_of(http, direction));
-            let mut seen = self.seen.borrow_mut();
-            let holder = seen.iter().rev().find(|it| it.decision == Decision::Pause);
-            if let Some(resumed) = holder.map(|it| it.resumed(changes, &self.rehearsal)) {
-                seen.push(resumed);
-            }
-            drop(seen);
-            progress = http.resume(direction);
-        }
     }
 
     fn stream(

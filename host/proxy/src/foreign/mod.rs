@@ -23,6 +23,7 @@ impl ForeignFunctions {
             "sign" => sign::sign(arguments),
             "compress" => compression::compress(arguments),
             "uncompress" => compression::uncompress(arguments),
+            // CEL's three as well: the runtime's `hostcalls/foreign.rs` says why.
             _ => Err(Status::NotFound),
         }
     }

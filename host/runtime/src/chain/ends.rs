@@ -66,8 +66,9 @@ impl HttpStream {
         self.respond(direction, local)
     }
 
-    /// Puts a local response in place, where that is still possible. From a response phase it replaces the upstream's answer and goes on
-    /// behind the filter at work, so that none sees the headers twice and none answers its own answer.
+    /// Puts a local response in place, where that is still possible. Once the upstream's headers are on their way, it replaces these and goes on
+    /// behind the filter at work, or the one that holds them, so that none sees headers twice and none answers its own answer: whoever
+    /// answered, be it a filter of the request whose body is still coming.
     pub(super) fn respond(&mut self, direction: Direction, local: LocalResponse) -> Progress {
         if self.response.headers_passed {
             return self.finished_with(Progress::Reset);
@@ -82,9 +83,16 @@ impl HttpStream {
             headers_step: from,
             body_from: from,
             is_local: true,
+            is_due: true,
             ..Flow::default()
         };
+        for step in 0..from {
+            // What it was shown is no more, and what is there now it is not shown.
+            self.close(Direction::Response, step, Open::RESPONSE);
+        }
         for cell in &self.cell.filters {
+            // Of answers that were given at the same time, the first is final.
+            cell.local.borrow_mut().take();
             cell.body(Direction::Request).borrow_mut().take();
             cell.body(Direction::Response).borrow_mut().take();
             cell.held(Direction::Request).set(None);
@@ -106,10 +114,14 @@ impl HttpStream {
         end
     }
 
-    /// Nothing passes any more after a reset, nor any request after a response was made here.
+    /// Nothing passes any more after a reset, nor any request after a response was made here, nor what follows of another response.
     pub(super) fn ended(&self, direction: Direction) -> Option<Progress> {
         match self.end {
-            Some(Progress::Respond) if direction == Direction::Response => None,
+            Some(Progress::Respond)
+                if direction == Direction::Response && !self.response.is_due =>
+            {
+                None
+            }
             end => end,
         }
     }

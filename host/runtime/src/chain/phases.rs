@@ -26,6 +26,7 @@ pub(super) enum Next {
 
 impl HttpStream {
     pub(super) fn headers(&mut self, direction: Direction, end_of_stream: bool) -> Progress {
+        self.flow(direction).is_due = false;
         if let Some(end) = self.ended(direction) {
             return end;
         }

@@ -21,12 +21,11 @@ pub(super) fn define_metric(
     if call.state().metrics.len() >= METRIC_IDS_MAX {
         return Err(Status::InternalFailure.into());
     }
-    let metric = call
-        .state()
-        .owner
+    let owner = &call.state().owner;
+    let metric = owner
         .shared
         .metrics
-        .define(kind, call.bytes(name, len)?)?;
+        .define(&owner.spec.vm_id, kind, call.bytes(name, len)?)?;
     let metrics = Rc::make_mut(&mut call.state_mut().metrics);
     metrics.push(metric);
     let number = u32::try_from(metrics.len()).map_err(|_| Status::InternalFailure)?;

@@ -39,6 +39,8 @@ pub(crate) struct Memory {
     pub(crate) cpu_step_ns: Cell<u64>,
     /// Each line that a guest logs is an epoch tick.
     pub(crate) ticks_on_log: Cell<bool>,
+    /// How much later, in ns, each line that a guest logs makes the CPU clock and the other one.
+    pub(crate) step_on_log_ns: Cell<(u64, u64)>,
 }
 
 impl Embedder for Memory {
@@ -60,6 +62,9 @@ impl Embedder for Memory {
         out.fill(0x5a);
     }
     fn log(&self, _: &PluginSpec, _: LogLevel, message: &[u8]) {
+        let (cpu_ns, now_ns) = self.step_on_log_ns.get();
+        self.cpu_ns.set(self.cpu_ns.get() + cpu_ns);
+        self.now_ns.set(self.now_ns.get() + now_ns);
         if self.ticks_on_log.get() {
             runtime().tick();
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use portcullis_runtime::{
     Allow, DenialKind, Embedder, HttpCallResponse, Limits, Plugin, PluginId, PluginSpec, Progress,
-    PropertyPaths,
+    PropertyPaths, StartFailure, TrapKind,
 };
 
 use crate::bed::{
@@ -371,6 +371,56 @@ fn log_lines_are_bounded_by_the_second() {
         "two lines, that one too"
     );
     assert_eq!(plugin.stats().log_drops(), 7);
+}
+
+#[test]
+fn the_time_of_a_start_is_bounded() {
+    const MS: u64 = 1_000_000;
+    // Each line that it logs takes 30 ms of one clock; `proxy_on_configure` and those before have 100 ms each.
+    let works = |callback: &str, lines: u32| {
+        let (params, result, value) = match callback {
+            "_initialize" => ("", "", ""),
+            _ => ("(param i32 i32)", "(result i32)", "(i32.const 1)"),
+        };
+        let body = format!(
+            r#"(data (i32.const 100) "line")
+            (func (export "{callback}") {params} {result} (local $left i32)
+                (local.set $left (i32.const {lines}))
+                (loop $more
+                    (call $say (i32.const 100) (i32.const 4))
+                    (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+                {value})"#
+        );
+        guest("", &body)
+    };
+    for callback in ["_initialize", "proxy_on_vm_start", "proxy_on_configure"] {
+        for (step, is_cpu) in [((30 * MS, 0), true), ((0, 30 * MS), false)] {
+            for (lines, is_obeyed) in [(3, true), (6, false)] {
+                let limits = Limits {
+                    callback_cpu_ms: 1,
+                    callback_wall_ms: 1,
+                    start_cpu_ms: if is_cpu { 100 } else { u64::MAX },
+                    start_wall_ms: if is_cpu { u64::MAX } else { 100 },
+                    ..Limits::default()
+                };
+                let spec = PluginSpec {
+                    limits,
+                    ..spec("p")
+                };
+                let embedder = Rc::new(Memory::default());
+                embedder.ticks_on_log.set(true);
+                embedder.step_on_log_ns.set(step);
+                let failure = start_with(spec, &works(callback, lines), &embedder)
+                    .err()
+                    .map(|error| error.failure);
+                let expected = (!is_obeyed).then_some(StartFailure::Trap {
+                    callback,
+                    kind: TrapKind::OutOfTime,
+                });
+                assert_eq!(failure, expected, "{callback}: {lines} lines, {step:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod across_vms;
 mod bed;
 mod bounds;
+mod early_answers;
 mod failure;
 mod grpc;
 mod headers_alone;

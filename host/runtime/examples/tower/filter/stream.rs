@@ -156,6 +156,8 @@ impl Stream {
     /// A filter of a body ends the exchange: tells whoever carries the answer.
     pub(super) fn divert(&self, end: Settled) {
         self.end.set(Some(end));
+        // Where the service's head is held, the runtime tells the same.
+        side(&self.woken, Direction::Response).set(true);
         if let Some(waker) = side(&self.wakers, Direction::Response).take() {
             waker.wake();
         }
