@@ -83,11 +83,9 @@ fn is_ours(name: &str) -> bool {
     }
 }
 
-fn last_use(stat: &Stat) -> (i64, i64) {
-    (
-        i64::from(stat.st_mtime),
-        i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-    )
+/// Nanoseconds since 1970; what the numbers are made of differs between machines.
+fn last_use(stat: &Stat) -> i128 {
+    i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
 }
 
 fn bytes(stat: &Stat) -> u64 {
