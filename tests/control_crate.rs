@@ -27,7 +27,15 @@ pub(crate) fn folder() -> Result<(PathBuf, File)> {
     let folder = place.join(NAME);
     let new = tempfile::tempdir_in(&place)?;
     let made = new.path().join(NAME);
-    told(served::command()?.args(["new", NAME, "--dir"]).arg(&made))?;
+    let said = told(served::command()?.args(["new", NAME, "--dir"]).arg(&made))?;
+    for step in [
+        "cargo test ",
+        "portcullis test ",
+        "portcullis bench ",
+        "portcullis build ",
+    ] {
+        ensure!(said.contains(step), "`new` does not name {step}:\n{said}");
+    }
     if folder.is_dir() {
         // What runs in it leaves locks and what proptest found.
         for left in ["Cargo.lock", "proptest-regressions"] {

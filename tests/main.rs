@@ -46,6 +46,7 @@ mod reload_signed;
 mod reloaded;
 mod restricted;
 mod schema;
+mod sdk_examples;
 mod served;
 mod set_properties;
 mod tcp;

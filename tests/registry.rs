@@ -1,9 +1,11 @@
 //! Modules through a real registry: pushed, pulled by a policy, refused where they are not what the policy says, and served from the cache when the
 //! registry is gone.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_tests::certificates::Certificates;
@@ -223,6 +225,81 @@ fn what_the_cache_has_is_checked() -> Result<()> {
     check()?;
     drop(registry);
     check().context("what was cut short has not been pulled again")?;
+    Ok(())
+}
+
+#[test]
+fn a_full_cache_loses_what_nobody_uses() -> Result<()> {
+    if left_out() {
+        return Ok(());
+    }
+    let home = tempfile::tempdir()?;
+    let registry = RegistryServer::start()?;
+    let push = |control: &str| {
+        let repository = format!("{}/{control}", registry.address());
+        let module = format!("builtin:{control}");
+        printed(home.path(), &["push", &repository, "--module", &module])
+    };
+    let check = |reference: &str| -> Result<()> {
+        let file = home.path().join("other.yaml");
+        fs::write(&file, policy(reference, 0, 9))?;
+        printed(home.path(), &["check", &file.display().to_string()]).map(|_| ())
+    };
+    let cache = home.path().join("portcullis");
+    let files = || -> Result<BTreeSet<PathBuf>> {
+        let entries = fs::read_dir(&cache)?;
+        Ok(entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()?)
+    };
+    // All that is there was used long ago, and a file as large as the bound, which takes no room, was used since.
+    let large = cache.join(format!("sha256-{}.blob", "0".repeat(64)));
+    let fill = || -> Result<BTreeSet<PathBuf>> {
+        let found = files()?;
+        let hours_ago = |hours| SystemTime::now() - Duration::from_secs(hours * 3600);
+        for path in &found {
+            fs::File::open(path)?.set_modified(hours_ago(9))?;
+        }
+        let file = fs::File::create(&large)?;
+        file.set_len(1 << 30)?;
+        file.set_modified(hours_ago(1))?;
+        Ok(found)
+    };
+
+    let upstream = Upstream::start()?;
+    let address = free_address()?;
+    let running = json!({
+        "listeners": [{"name": "in", "address": address.to_string()}],
+        "clusters": [{"name": "up", "endpoints": [upstream.address().to_string()]}],
+        "routes": [{"name": "all", "prefix": "/", "cluster": "up"}],
+        "filters": [{"name": "headers", "module": push("security-headers")?, "configuration": {"profile": "api"}}],
+    });
+    let serving = Served::start_as(&running, |command| {
+        command
+            .env("XDG_CACHE_HOME", home.path())
+            .env("DOCKER_CONFIG", home.path());
+    })?;
+    let used = fill()?;
+    ensure!(
+        used.len() == 3,
+        "a manifest, a layer, a compiled module: {used:?}"
+    );
+    check(&push("tls-policy")?)?;
+    let left = files()?;
+    ensure!(
+        left.is_superset(&used),
+        "taken from the proxy that runs: {left:?}"
+    );
+    ensure!(!left.contains(&large), "nothing was evicted: {left:?}");
+
+    drop(serving);
+    fill()?;
+    check(&push("rate-limit")?)?;
+    let left = files()?;
+    ensure!(
+        left.is_disjoint(&used),
+        "still there, and nobody uses it: {left:?}"
+    );
     Ok(())
 }
 

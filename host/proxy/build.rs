@@ -82,6 +82,7 @@ fn on_its_own(mut manifest: Table, root: &Table) -> Result<Table> {
         manifest.remove(section);
     }
     if let Some(Value::Table(package)) = manifest.get_mut("package") {
+        package.remove("readme");
         inherit(package, table(workspace, "package")?)?;
     }
     if let Some(lints) = manifest.get_mut("lints") {

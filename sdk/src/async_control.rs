@@ -91,6 +91,23 @@ pub trait AsyncControl: Sized + 'static {
     fn on_request(&self, request: AsyncRequest) -> impl Future<Output = Result<Decision, Error>>;
 
     /// As [`Control::on_response_headers`].
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// # struct Config {}
+    /// # struct Marks;
+    /// # impl AsyncControl for Marks {
+    /// #     const METADATA: Metadata = Metadata::new("marks", "1.0.0", Callbacks::RESPONSE_HEADERS);
+    /// #     type Config = Config;
+    /// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> { Ok(Self) }
+    /// #     async fn on_request(&self, _: AsyncRequest) -> Result<Decision, Error> { Ok(Decision::Continue) }
+    /// fn on_response_headers(&self, response: &mut Response) -> Result<Decision, Error> {
+    ///     response.set_header("cache-control", "no-store")?;
+    ///     Ok(Decision::Continue)
+    /// }
+    /// # }
+    /// ```
     fn on_response_headers(&self, response: &mut Response<'_>) -> Result<Decision, Error> {
         let _ = response;
         Ok(Decision::Continue)

@@ -195,6 +195,15 @@ impl AsyncRequest {
     }
 
     /// Waits. Longer than the rest of [`HELD_MAX`](crate::AsyncControl::HELD_MAX) is an error at its end.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use portcullis_sdk::prelude::*;
+    /// /// A wrong password costs a second.
+    /// async fn slow_down(request: &AsyncRequest) -> Result<(), Error> {
+    ///     request.sleep(Duration::from_secs(1)).await
+    /// }
+    /// ```
     pub async fn sleep(&self, duration: Duration) -> Result<(), Error> {
         let wanted = self.scope.host.now_ns().saturating_add(nanos(duration));
         let deadline = self.deadline_ns();
@@ -212,6 +221,16 @@ impl AsyncRequest {
     }
 
     /// Whether the request has no body.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// async fn size(request: &AsyncRequest) -> Result<usize, Error> {
+    ///     if request.end_of_stream() {
+    ///         return Ok(0);
+    ///     }
+    ///     Ok(request.body(64 * 1024).await?.map_or(0, |body| body.len()))
+    /// }
+    /// ```
     pub fn end_of_stream(&self) -> bool {
         self.signals.end_of_stream.get()
     }

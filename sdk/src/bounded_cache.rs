@@ -174,6 +174,17 @@ impl<K: Hash + Eq, V> BoundedCache<K, V> {
     }
 
     /// As [`insert`](Self::insert), of an entry of a weight, say in bytes. What is heavier than all may be is not kept.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use portcullis_sdk::BoundedCache;
+    /// let now = SystemTime::UNIX_EPOCH;
+    /// let mut cache = BoundedCache::new(100).weight_max(10);
+    /// cache.insert_weighing("a", (), 6, now);
+    /// cache.insert_weighing("b", (), 6, now); // together they weigh 12
+    /// assert_eq!(cache.get(&"a", now), None);
+    /// assert_eq!(cache.get(&"b", now), Some(&()));
+    /// ```
     pub fn insert_weighing(&mut self, key: K, value: V, weight: usize, now: SystemTime) {
         self.remove(&key);
         if self.capacity == 0 || weight > self.weight_max {
@@ -254,16 +265,41 @@ impl<K: Hash + Eq, V> BoundedCache<K, V> {
     }
 
     /// How many entries there are, those whose time is over but that nobody asked for included.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use portcullis_sdk::BoundedCache;
+    /// let now = SystemTime::UNIX_EPOCH;
+    /// let mut cache = BoundedCache::new(2);
+    /// for number in 0..5 {
+    ///     cache.insert(number, (), now);
+    /// }
+    /// assert_eq!(cache.len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there is none.
+    ///
+    /// ```
+    /// # use portcullis_sdk::BoundedCache;
+    /// assert!(BoundedCache::<u32, ()>::new(2).is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// What all entries weigh.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use portcullis_sdk::BoundedCache;
+    /// let now = SystemTime::UNIX_EPOCH;
+    /// let mut cache = BoundedCache::new(100).weight_max(10);
+    /// cache.insert_weighing("a", (), 6, now);
+    /// assert_eq!(cache.weight(), 6);
+    /// ```
     pub fn weight(&self) -> usize {
         self.weight
     }

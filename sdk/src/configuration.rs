@@ -48,11 +48,21 @@ impl ConfigError {
     }
 
     /// The path from the configuration's root; empty means the whole.
+    ///
+    /// ```
+    /// let error = portcullis_sdk::ConfigError::new("keys[0].kid", "must not be empty");
+    /// assert_eq!((error.key(), error.reason()), ("keys[0].kid", "must not be empty"));
+    /// ```
     pub fn key(&self) -> &str {
         &self.key
     }
 
     /// What is wrong there.
+    ///
+    /// ```
+    /// let error = portcullis_sdk::ConfigError::new("", "has neither keys nor jwks");
+    /// assert_eq!(error.reason(), "has neither keys nor jwks");
+    /// ```
     pub fn reason(&self) -> &str {
         &self.reason
     }

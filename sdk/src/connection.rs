@@ -92,6 +92,14 @@ impl<'a> Connection<'a> {
     }
 
     /// The negotiated TLS version; `None` on plaintext. In a policy module a hostcall once an exchange, whichever control asks.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// A floor: what is absent is plaintext.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().tls_version()? >= Some(TlsVersion::Tls13))
+    /// }
+    /// ```
     pub fn tls_version(&self) -> Result<Option<TlsVersion>, Error> {
         present(self.scope.tls_version()?)
             .as_deref()
@@ -100,12 +108,28 @@ impl<'a> Connection<'a> {
     }
 
     /// Whether the connection is TLS: whether it has a TLS version, whichever.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Whether HSTS may be sent.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     request.connection().is_tls()
+    /// }
+    /// ```
     pub fn is_tls(&self) -> Result<bool, Error> {
         Ok(present(self.scope.tls_version()?).is_some())
     }
 
     /// The address that the connection came from; behind a trusted hop, the one that the host found for it. `None`
     /// where the host knows none; an error where it is no IP address (a Unix socket).
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Whether the client is on this machine.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().source_address()?.is_some_and(|address| address.is_loopback()))
+    /// }
+    /// ```
     pub fn source_address(&self) -> Result<Option<IpAddr>, Error> {
         self.text(b"source\0address")?
             .as_deref()
@@ -123,11 +147,27 @@ impl<'a> Connection<'a> {
     }
 
     /// The server name that the client asked for (SNI).
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Whether the name of the handshake is that of the request.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().requested_server_name()? == Some(request.authority()?))
+    /// }
+    /// ```
     pub fn requested_server_name(&self) -> Result<Option<Vec<u8>>, Error> {
         self.text(b"connection\0requested_server_name")
     }
 
     /// The subject of the client's certificate, as RFC 2253 writes it.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// One client, by its subject.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().subject_peer_certificate()?.as_deref() == Some(b"CN=batch,O=Example"))
+    /// }
+    /// ```
     pub fn subject_peer_certificate(&self) -> Result<Option<Vec<u8>>, Error> {
         self.text(b"connection\0subject_peer_certificate")
     }
@@ -138,11 +178,27 @@ impl<'a> Connection<'a> {
     }
 
     /// The first DNS name among the subject alternative names of the client's certificate.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Clients of one domain.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().dns_san_peer_certificate()?.is_some_and(|name| name.ends_with(b".example.org")))
+    /// }
+    /// ```
     pub fn dns_san_peer_certificate(&self) -> Result<Option<Vec<u8>>, Error> {
         self.text(b"connection\0dns_san_peer_certificate")
     }
 
     /// The SHA-256 of the client's certificate, 64 lower-case hex digits.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// One certificate, pinned.
+    /// fn example(request: &Request) -> Result<bool, Error> {
+    ///     Ok(request.connection().sha256_peer_certificate_digest()?.is_some_and(|digest| digest.starts_with(b"9f86d081")))
+    /// }
+    /// ```
     pub fn sha256_peer_certificate_digest(&self) -> Result<Option<Vec<u8>>, Error> {
         self.text(b"connection\0sha256_peer_certificate_digest")
     }

@@ -114,6 +114,87 @@ impl Metadata {
 /// assert_eq!(harness.exchange(&step, &no_make)?.status, 200);
 /// # Ok::<(), String>(())
 /// ```
+///
+/// Every phase, and a call at each tick:
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Callout, Harness, Step, no_make};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+///
+/// /// Counts the bytes of both bodies, asks a service every minute, and tells clients how often it answered.
+/// struct Bytes {
+///     bytes: Counter,
+///     answers: Counter,
+/// }
+///
+/// impl Control for Bytes {
+///     const METADATA: Metadata = Metadata::new(
+///         "bytes",
+///         "1.0.0",
+///         Callbacks::REQUEST_BODY
+///             .and(Callbacks::RESPONSE_HEADERS)
+///             .and(Callbacks::RESPONSE_BODY)
+///             .and(Callbacks::LOG)
+///             .and(Callbacks::TICK)
+///             .and(Callbacks::HTTP_CALL_RESPONSE),
+///     );
+///     type Config = Config;
+///     /// Of one exchange.
+///     type State = u64;
+///
+///     fn configure(_: Config, plugin: &mut PluginContext) -> Result<Self, ConfigError> {
+///         plugin.set_tick_period(Duration::from_secs(60)).map_err(|_| ConfigError::new("", "no ticks"))?;
+///         Ok(Self { bytes: plugin.counter("bytes"), answers: plugin.counter("answers") })
+///     }
+///
+///     fn on_request_body(&mut self, state: &mut u64, body: &mut Body) -> Result<Decision, Error> {
+///         *state += body.size() as u64;
+///         Ok(Decision::Continue)
+///     }
+///
+///     fn on_response_headers(&mut self, _: &mut u64, response: &mut Response) -> Result<Decision, Error> {
+///         response.set_header("x-answers", self.answers.value().to_string())?;
+///         Ok(Decision::Continue)
+///     }
+///
+///     fn on_response_body(&mut self, state: &mut u64, body: &mut Body) -> Result<Decision, Error> {
+///         *state += body.size() as u64;
+///         Ok(Decision::Continue)
+///     }
+///
+///     fn on_log(&mut self, state: &u64, _: &mut Log) {
+///         self.bytes.increment(u32::try_from(*state).unwrap_or(u32::MAX));
+///     }
+///
+///     fn on_tick(&mut self, plugin: &mut PluginContext) {
+///         let headers = [(":method", "GET"), (":path", "/"), (":authority", "service")];
+///         if let Err(error) = plugin.http_call("service", &headers, b"", Duration::from_secs(1)) {
+///             plugin.log(Level::Warn, "not_asked", &[("reason", Field::Text(&error.to_string()))]);
+///         }
+///     }
+///
+///     fn on_http_call_response(&mut self, _: &mut PluginContext, _: CallId, answer: &HttpCallResponse) {
+///         if matches!(answer.status(), Ok(Some(200))) {
+///             self.answers.increment(1);
+///         }
+///     }
+/// }
+///
+/// let mut harness = Harness::<Bytes>::new(SystemTime::UNIX_EPOCH);
+/// harness.set_callouts(vec![Callout::new("service", 200)]);
+/// harness.configure("{}")?;
+/// harness.advance(Duration::from_secs(120), &no_make)?;
+/// let mut step = Step::default();
+/// step.request.body = "four".into(); // the answer's body is `ok`
+/// let outcome = harness.exchange(&step, &no_make)?;
+/// assert!(outcome.headers.contains(&(b"x-answers".to_vec(), b"2".to_vec())));
+/// assert_eq!(harness.metric("portcullis.bytes.bytes"), Some(6));
+/// # Ok::<(), String>(())
+/// ```
 pub trait Control: Sized + 'static {
     /// What the control is called and what it does.
     const METADATA: Metadata;
@@ -184,6 +265,25 @@ pub trait Control: Sized + 'static {
     }
 
     /// A gRPC call is answered, or failed.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// # struct Config {}
+    /// # struct Grpc(Option<Vec<u8>>);
+    /// # impl Control for Grpc {
+    /// #     const METADATA: Metadata = Metadata::new("grpc", "1.0.0", Callbacks::GRPC_CALL_RESPONSE);
+    /// #     type Config = Config;
+    /// #     type State = ();
+    /// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> { Ok(Self(None)) }
+    /// fn on_grpc_call_response(&mut self, plugin: &mut PluginContext, _: CallId, response: &GrpcCallResponse) {
+    ///     match response.message(1024) {
+    ///         Ok(message) => self.0 = Some(message),
+    ///         Err(error) => plugin.log(Level::Warn, "no_answer", &[("reason", Field::Text(&error.to_string()))]),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     fn on_grpc_call_response(
         &mut self,
         plugin: &mut PluginContext,

@@ -116,6 +116,16 @@ impl LocalResponse {
     }
 
     /// The problem's `type`, a URI; `about:blank` if not set. Only a refusal has one.
+    ///
+    /// ```
+    /// use portcullis_sdk::prelude::*;
+    ///
+    /// fn too_large() -> Decision {
+    ///     let refusal = LocalResponse::refuse(413, "too_large", "Content Too Large");
+    ///     refusal.problem_type("https://example.org/problems/too-large").into()
+    /// }
+    /// assert!(matches!(too_large(), Decision::Respond(_)));
+    /// ```
     pub fn problem_type(mut self, uri: &'static str) -> Self {
         if let Content::Problem { uri: set, .. } = &mut self.content {
             *set = uri;

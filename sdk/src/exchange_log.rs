@@ -37,6 +37,14 @@ impl<'a> Log<'a> {
     }
 
     /// The first value of a header of the request. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Who asked for it, as they say themselves.
+    /// fn agent(log: &Log) -> Result<Vec<u8>, Error> {
+    ///     Ok(log.request_header("user-agent")?.unwrap_or_default())
+    /// }
+    /// ```
     pub fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         self.scope
             .host

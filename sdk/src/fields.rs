@@ -47,6 +47,15 @@ impl FieldPairs {
     }
 
     /// Every pair, in the order of the wire.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Every name that begins with `x-amz-`.
+    /// fn count(headers: &FieldPairs) -> usize {
+    ///     headers.iter().filter(|(name, _)| name.starts_with(b"x-amz-")).count()
+    /// }
+    /// assert_eq!(count(&FieldPairs::default()), 0);
+    /// ```
     pub fn iter(&self) -> Pairs<'_> {
         let left = u32_at(&self.bytes, 0).unwrap_or(0);
         Pairs {
@@ -72,6 +81,15 @@ impl FieldPairs {
     }
 
     /// Whether the header is there, once or more.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// RFC 9112 §6.1: one of them, not both.
+    /// fn is_framed_once(headers: &FieldPairs) -> bool {
+    ///     !(headers.contains("content-length") && headers.contains("transfer-encoding"))
+    /// }
+    /// assert!(is_framed_once(&FieldPairs::default()));
+    /// ```
     pub fn contains(&self, name: &str) -> bool {
         self.first(name).is_some()
     }

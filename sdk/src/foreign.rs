@@ -106,6 +106,14 @@ impl Foreign {
     }
 
     /// Calls any foreign function; `None` where the host has none of that name. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// `None` where this host has no such function.
+    /// fn compressed(foreign: &Foreign, arguments: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    ///     foreign.call("compress", arguments)
+    /// }
+    /// ```
     pub fn call(&self, name: &str, arguments: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match self.host.call_foreign_function(name, arguments) {
             Ok(answer) => Ok(Some(answer)),

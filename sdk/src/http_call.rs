@@ -67,12 +67,28 @@ impl<'a> HttpCallResponse<'a> {
     }
 
     /// All headers at once, read in place. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Whether the list may be kept.
+    /// fn may_keep(response: &HttpCallResponse) -> Result<bool, Error> {
+    ///     Ok(response.all_headers()?.first("cache-control") != Some(&b"no-store"[..]))
+    /// }
+    /// ```
     pub fn all_headers(&self) -> Result<FieldPairs, Error> {
         let bytes = self.host.field_pairs(Map::HttpCall);
         FieldPairs::parse(bytes.map_err(Error::host("proxy_get_header_map_pairs"))?)
     }
 
     /// The first value of a header. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// The list's version.
+    /// fn version(response: &HttpCallResponse) -> Result<Option<Vec<u8>>, Error> {
+    ///     response.header("etag")
+    /// }
+    /// ```
     pub fn header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         self.host
             .field(Map::HttpCall, name)
@@ -80,6 +96,14 @@ impl<'a> HttpCallResponse<'a> {
     }
 
     /// Bytes of the body.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Known before the body is taken.
+    /// fn fits(response: &HttpCallResponse) -> bool {
+    ///     response.body_size() <= 64 * 1024
+    /// }
+    /// ```
     pub fn body_size(&self) -> usize {
         self.body_size
     }

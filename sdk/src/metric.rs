@@ -39,6 +39,14 @@ impl Counter {
     }
 
     /// What it stands at; 0 where the host does not say. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Once in a thousand.
+    /// fn is_sampled(requests: &Counter) -> bool {
+    ///     requests.value() % 1000 == 0
+    /// }
+    /// ```
     pub fn value(&self) -> u64 {
         self.0.value()
     }
@@ -68,6 +76,14 @@ impl Gauge {
     }
 
     /// What it stands at; 0 where the host does not say. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Above the mark that another worker set, too: a gauge is the process's.
+    /// fn is_high(waiting: &Gauge) -> bool {
+    ///     waiting.value() > 100
+    /// }
+    /// ```
     pub fn value(&self) -> u64 {
         self.0.value()
     }

@@ -45,6 +45,14 @@ impl PluginContext {
 
     /// What becomes of a request that was held: it goes on, is answered, or (an error) is refused with 500. One that is
     /// over by now is left alone. Two hostcalls, after this callback has returned.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// No list came in time: an error is a refusal.
+    /// fn give_up(held: Held, plugin: &mut PluginContext) {
+    ///     plugin.release(held, Err(Error::new("no list came")));
+    /// }
+    /// ```
     pub fn release(&mut self, held: Held, decision: Result<Decision, Error>) {
         self.released.push(Release {
             context: held.0,
@@ -74,6 +82,15 @@ impl PluginContext {
     }
 
     /// The host's clock. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// # use std::time::{Duration, SystemTime};
+    /// /// Whether it is time to fetch the list again.
+    /// fn is_due(plugin: &PluginContext, fetched: SystemTime) -> bool {
+    ///     plugin.now() >= fetched + Duration::from_secs(300)
+    /// }
+    /// ```
     pub fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.scope.host.now_ns())
     }
@@ -84,11 +101,28 @@ impl PluginContext {
     }
 
     /// Values shared by all VMs of this plugin.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// For other workers.
+    /// fn publish(plugin: &PluginContext, list: &[u8]) -> Result<(), Error> {
+    ///     let _ = plugin.shared_data().set("list", list, None)?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn shared_data(&self) -> SharedData {
         SharedData::new(&self.scope)
     }
 
     /// The host's foreign functions.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Kept in the control: it outlives the callback.
+    /// fn configure(plugin: &PluginContext) -> Foreign {
+    ///     plugin.foreign()
+    /// }
+    /// ```
     pub fn foreign(&self) -> Foreign {
         Foreign::new(&self.scope.host)
     }
@@ -102,6 +136,16 @@ impl PluginContext {
     /// Starts an HTTP call to a cluster that the operator lets this plugin call; the answer comes to
     /// [`on_http_call_response`](crate::Control::on_http_call_response). `headers` must have `:method`, `:path` and
     /// `:authority`; an unknown cluster is an error. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// /// At a tick; the answer comes to `on_http_call_response`.
+    /// fn fetch(plugin: &PluginContext) -> Result<CallId, Error> {
+    ///     let headers = [(":method", "GET"), (":path", "/list"), (":authority", "lists.test")];
+    ///     plugin.http_call("lists", &headers, b"", Duration::from_secs(5))
+    /// }
+    /// ```
     pub fn http_call(
         &self,
         cluster: &str,
@@ -118,6 +162,15 @@ impl PluginContext {
     /// Starts a gRPC call of one message to a cluster that the operator lets this plugin call (with `protocol: http2`);
     /// the answer comes to [`on_grpc_call_response`](crate::Control::on_grpc_call_response). `service` is its full name, as in
     /// `envoy.service.auth.v3.Authorization`; an unknown cluster is an error. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// # use std::time::Duration;
+    /// /// `message` is a `HealthCheckRequest` as protobuf writes it.
+    /// fn ask(plugin: &PluginContext, message: &[u8]) -> Result<CallId, Error> {
+    ///     plugin.grpc_call("lists", "grpc.health.v1.Health", "Check", message, Duration::from_secs(5))
+    /// }
+    /// ```
     pub fn grpc_call(
         &self,
         cluster: &str,
@@ -149,16 +202,42 @@ impl PluginContext {
     }
 
     /// A gauge `portcullis.<control>.<name>`. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// How old the list is: `portcullis.<control>.list_age_s`.
+    /// fn tell(plugin: &PluginContext, age_s: u64) {
+    ///     plugin.gauge("list_age_s").set(age_s);
+    /// }
+    /// ```
     pub fn gauge(&self, name: &str) -> Gauge {
         Gauge::new(&self.scope.host, self.scope.control, name)
     }
 
     /// A histogram `portcullis.<control>.<name>`. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// `portcullis.<control>.list_bytes`
+    /// fn measure(plugin: &PluginContext, list: &[u8]) {
+    ///     plugin.histogram("list_bytes").record(list.len().try_into().unwrap_or(u64::MAX));
+    /// }
+    /// ```
     pub fn histogram(&self, name: &str) -> Histogram {
         Histogram::new(&self.scope.host, self.scope.control, name)
     }
 
     /// Fills `out` with random bytes from the host. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// A key of this VM's own.
+    /// fn key(plugin: &PluginContext) -> [u8; 32] {
+    ///     let mut key = [0; 32];
+    ///     plugin.random(&mut key);
+    ///     key
+    /// }
+    /// ```
     pub fn random(&self, out: &mut [u8]) {
         self.scope.host.random(out);
     }

@@ -91,6 +91,42 @@ pub const fn metadata<S: ControlSet>(name: &'static str, version: &'static str) 
 }
 
 /// Several controls as one filter.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::prelude::*;
+/// use portcullis_sdk::testing::{Harness, Policy, Step, no_make};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Config {}
+/// # struct First;
+/// # struct Second;
+/// # impl Control for First {
+/// #     const METADATA: Metadata = Metadata::new("first", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// # }
+/// # impl Control for Second {
+/// #     const METADATA: Metadata = Metadata::new("second", "1.0.0", Callbacks::REQUEST_HEADERS);
+/// #     type Config = Config;
+/// #     type State = ();
+/// #     fn configure(_: Config, _: &mut PluginContext) -> Result<Self, ConfigError> {
+/// #         Ok(Self)
+/// #     }
+/// #     fn on_request_headers(&mut self, _: &mut (), _: &mut Request) -> Result<Decision, Error> {
+/// #         Ok(LocalResponse::refuse(403, "second", "Forbidden").into())
+/// #     }
+/// # }
+///
+/// // What `policy!(First, Second)` exports, run natively; the second one refuses.
+/// let mut harness = Harness::<Policy<(First, Second)>>::new(SystemTime::UNIX_EPOCH);
+/// harness.configure(r#"{"controls": [{"control": "first", "configuration": {}}, {"control": "second", "configuration": {}}]}"#)?;
+/// assert_eq!(harness.exchange(&Step::default(), &no_make)?.status, 403);
+/// # Ok::<(), String>(())
+/// ```
 pub struct Policy<S: ControlSet> {
     host: ActiveHost,
     controls: Vec<Running>,

@@ -44,11 +44,27 @@ impl<'a> Response<'a> {
     }
 
     /// Whether it is this control's own local response. It is final: a decision on it is not carried out again.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// What this control answers says all that it has to.
+    /// fn needs_headers(response: &Response) -> bool {
+    ///     !response.is_own()
+    /// }
+    /// ```
     pub fn is_own(&self) -> bool {
         self.own
     }
 
     /// The first value of a header of the request. One hostcall.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// An answer to a cross-origin request.
+    /// fn is_cross_origin(response: &Response) -> Result<bool, Error> {
+    ///     Ok(response.request_header("origin")?.is_some())
+    /// }
+    /// ```
     pub fn request_header(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
         self.scope
             .host

@@ -67,6 +67,14 @@ impl SharedData {
     }
 
     /// The value and its version; `None` if it was never set.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// Absent is not an error.
+    /// fn list(shared: &SharedData) -> Result<Vec<u8>, Error> {
+    ///     Ok(shared.get("list")?.map(|(value, _)| value).unwrap_or_default())
+    /// }
+    /// ```
     pub fn get(&self, key: &str) -> Result<Option<(Vec<u8>, Cas)>, Error> {
         let found = self
             .scope
@@ -87,6 +95,14 @@ impl SharedData {
     }
 
     /// Stores a value: whatever is there (`None`), or only in the place of the version that was read.
+    ///
+    /// ```
+    /// # use portcullis_sdk::prelude::*;
+    /// /// In the place of what was read, and of nothing newer.
+    /// fn replace(shared: &SharedData, read: Cas) -> Result<bool, Error> {
+    ///     Ok(shared.set("list", b"new", Some(read))? == CasOutcome::Stored)
+    /// }
+    /// ```
     pub fn set(&self, key: &str, value: &[u8], expected: Option<Cas>) -> Result<CasOutcome, Error> {
         let written =
             self.scope

@@ -21,6 +21,43 @@ use crate::shared_data::{Cas, CasOutcome, SharedData};
 ///     })
 /// }
 /// ```
+///
+/// A store of one value, for a test in which nobody else writes:
+///
+/// ```
+/// use portcullis_sdk::prelude::*;
+///
+/// #[derive(Default)]
+/// struct One(Option<Vec<u8>>);
+///
+/// impl SharedStore for One {
+///     type Version = ();
+///
+///     fn read(&mut self, _: &str) -> Result<Option<(Vec<u8>, ())>, Error> {
+///         Ok(self.0.clone().map(|value| (value, ())))
+///     }
+///
+///     fn write_new(&mut self, _: &str, value: &[u8]) -> Result<bool, Error> {
+///         self.write_over("", value, ())
+///     }
+///
+///     fn write_over(&mut self, _: &str, value: &[u8], _: ()) -> Result<bool, Error> {
+///         self.0 = Some(value.to_vec());
+///         Ok(true)
+///     }
+/// }
+///
+/// let mut store = One::default();
+/// for length in 1..=3 {
+///     let now = store.update("key", &mut Vec::new(), |old, new| {
+///         new.extend_from_slice(old.unwrap_or_default());
+///         new.push(b'.');
+///         Ok((new.len(), Change::Write))
+///     })?;
+///     assert_eq!(now, length);
+/// }
+/// # Ok::<(), Error>(())
+/// ```
 pub trait SharedStore {
     /// What a write must know to replace what was read.
     type Version: Copy;

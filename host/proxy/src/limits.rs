@@ -99,6 +99,8 @@ pub(crate) const ACCESS_LOG_LINES_MAX: usize = 16 * 1024;
 pub(crate) const EPOCH_PERIOD: Duration = Duration::from_millis(5);
 /// Bytes of a compiled module in the cache: the largest built-in one takes 2 MB.
 pub(crate) const MODULE_CACHE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of all files of the module cache: hundreds of compiled and pulled modules. What the running policy needs stays above it, too.
+pub(crate) const MODULE_CACHE_FOLDER_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes of an image's manifest: what the OCI distribution spec has registries take.
 pub(crate) const REGISTRY_MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Bytes of a token, of what a registry says of an error, and of what a credential helper prints: some kilobytes.

@@ -4,7 +4,9 @@
 //! Loading compiled code trusts it wholly, so a file counts only if nobody but this user (or root) could have put it there: the file and its
 //! folder belong to them and only they may write them, neither is a symbolic link, and no folder above lets others put something else in
 //! place. What is checked is what is opened, not a name. Writing is atomic (a temporary file, then a rename). Whatever fails here costs a
-//! compilation and nothing else.
+//! compilation and nothing else. The folder has a bound: what was used longest ago goes first ([`eviction`]).
+
+mod eviction;
 
 use std::fs::{self, File, Metadata};
 use std::io::{Read as _, Write as _};
@@ -12,14 +14,17 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use portcullis_runtime::ModuleCache;
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 
-use crate::limits::MODULE_CACHE_BYTES_MAX;
+use crate::limits::{MODULE_CACHE_BYTES_MAX, MODULE_CACHE_FOLDER_BYTES_MAX};
+
+pub(crate) use eviction::Kept;
 
 /// The folder, or none where there is no home or it cannot be trusted.
 #[derive(Debug)]
 pub struct DiskCache {
     folder: Option<PathBuf>,
+    bytes_max: u64,
 }
 
 impl DiskCache {
@@ -35,13 +40,21 @@ impl DiskCache {
             absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
         match base {
             Some(base) => Self::at(&base.join("portcullis")),
-            None => Self { folder: None },
+            None => Self {
+                folder: None,
+                bytes_max: 0,
+            },
         }
     }
 
     /// A cache in `folder`, which is made if it is not there.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
+        Self::with_room(folder, MODULE_CACHE_FOLDER_BYTES_MAX)
+    }
+
+    /// The same with a bound on the bytes of all files together.
+    fn with_room(folder: &Path, bytes_max: u64) -> Self {
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -54,7 +67,7 @@ impl DiskCache {
                 None
             }
         };
-        Self { folder }
+        Self { folder, bytes_max }
     }
 
     /// The folder as it is now: it may have been opened to others since.
@@ -70,10 +83,9 @@ impl DiskCache {
         Some(opened)
     }
 
-    fn load(&self, name: &str) -> Option<Vec<u8>> {
-        let folder = self.open()?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(&folder, name, flags, Mode::empty()).ok()?);
+    /// A file's bytes; it is in use until what comes with them is dropped, and has been used if that is nothing.
+    fn load(&self, name: &str) -> Option<(Vec<u8>, Option<Kept>)> {
+        let file = open_in(&self.open()?, name)?;
         let metadata = file.metadata().ok()?;
         if let Some(fault) = fault(&Facts::of(&metadata), user()) {
             tracing::warn!(name, reason = fault, "file of the module cache is not used");
@@ -83,15 +95,17 @@ impl DiskCache {
             return None;
         }
         let mut bytes = Vec::new();
-        file.take(MODULE_CACHE_BYTES_MAX)
+        (&file)
+            .take(MODULE_CACHE_BYTES_MAX)
             .read_to_end(&mut bytes)
             .ok()?;
-        Some(bytes)
+        Some((bytes, Kept::take(file)))
     }
 
-    fn store(&self, name: &str, compiled: &[u8]) -> std::io::Result<()> {
+    /// Writes a file; it is in use until what comes back is dropped. Nothing comes back where there is no folder, or are no locks.
+    fn store(&self, name: &str, compiled: &[u8]) -> std::io::Result<Option<Kept>> {
         let Some(folder) = self.open() else {
-            return Ok(());
+            return Ok(None);
         };
         let temporary = format!("{name}.{}.{:016x}", std::process::id(), fastrand::u64(..));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -99,32 +113,56 @@ impl DiskCache {
             let mode = Mode::RUSR | Mode::WUSR;
             let mut out = File::from(openat(&folder, &temporary, flags, mode)?);
             out.write_all(compiled)?;
+            // In use from here on, also for those that make room meanwhile.
+            let kept = Kept::take(out);
             // Not synced: a file cut short by a crash fails the runtime's check of its digest, and is compiled again.
             renameat(&folder, &temporary, &folder, name)?;
-            Ok(())
+            Ok(kept)
         };
         let written = write();
         if written.is_err() {
             unlinkat(&folder, &temporary, AtFlags::empty()).ok();
         }
+        if let Err(error) = eviction::evict(&folder, self.bytes_max) {
+            tracing::warn!(%error, "no room can be made in the module cache");
+        }
         written
     }
 }
 
+/// A file of the folder, opened for reading: no link, and no pipe that would have to be waited for.
+fn open_in(folder: &File, name: &str) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(folder, name, flags, Mode::empty())
+        .map(File::from)
+        .ok()
+}
+
 impl DiskCache {
-    /// What was kept under this digest (hex). It is for the caller to check that it is that.
-    pub(crate) fn blob(&self, sha256: &str) -> Option<Vec<u8>> {
+    /// What was kept under this digest (hex), and what keeps it on. It is for the caller to check that it is that.
+    pub(crate) fn blob(&self, sha256: &str) -> Option<(Vec<u8>, Option<Kept>)> {
         self.load(&blob_name(sha256)?)
     }
 
-    /// Keeps a blob by its digest (hex).
-    pub(crate) fn keep_blob(&self, sha256: &str, bytes: &[u8]) {
-        let Some(name) = blob_name(sha256) else {
-            return;
+    /// Keeps a blob by its digest (hex), for as long as what comes back is there at least.
+    pub(crate) fn keep_blob(&self, sha256: &str, bytes: &[u8]) -> Option<Kept> {
+        let name = blob_name(sha256)?;
+        let stored = self.store(&name, bytes);
+        let warn = |error| tracing::warn!(name, %error, "pulled module is not kept");
+        stored.map_err(warn).ok().flatten()
+    }
+
+    /// The compiled forms of a module, by its digest (hex), used from now on: they stay for as long as what comes back is there.
+    pub(crate) fn compiled_of(&self, sha256: &str) -> Vec<Kept> {
+        let Some(folder) = self.open() else {
+            return Vec::new();
         };
-        if let Err(error) = self.store(&name, bytes) {
-            tracing::warn!(name, %error, "pulled module is not kept");
-        }
+        let begin = format!("{sha256}-");
+        let entries = Dir::read_from(&folder).into_iter().flatten().flatten();
+        let named = entries.filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        let compiled = named.filter(|it| it.starts_with(&begin) && it.ends_with(".cwasm"));
+        let kept = |name: String| Kept::take(open_in(&folder, &name)?);
+        compiled.filter_map(kept).collect()
     }
 }
 
@@ -140,7 +178,8 @@ fn file_name(key: &str) -> Option<String> {
 
 impl ModuleCache for DiskCache {
     fn read(&self, key: &str) -> Option<Vec<u8>> {
-        self.load(&file_name(key)?)
+        let (bytes, _used) = self.load(&file_name(key)?)?;
+        Some(bytes)
     }
 
     fn write(&self, key: &str, compiled: &[u8]) {

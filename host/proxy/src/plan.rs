@@ -1,5 +1,6 @@
 //! What a proxy is made from: a policy with its modules, clusters, certificates and log, and what it takes over from the one before.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +9,7 @@ use portcullis_runtime::{Module, PluginSpec, Shared};
 use crate::access_log::AccessLog;
 use crate::canary;
 use crate::cluster::Cluster;
-use crate::module_cache::DiskCache;
+use crate::module_cache::{DiskCache, Kept};
 use crate::modules::Modules;
 use crate::policy::{Policy, PolicyErrors};
 use crate::serve::{ServeError, runtime};
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     /// Where requests are written down.
     pub(crate) log: Option<AccessLog>,
     modules: Modules,
+    /// The compiled modules on disk, so that they are there after a restart.
+    _kept: Vec<Kept>,
 }
 
 impl Plan {
@@ -78,6 +81,15 @@ impl Plan {
             Some((Arc::new(instance.spec()), module))
         });
         let plugins = plugins.collect();
+        let modules_used: BTreeSet<_> = policy
+            .instances
+            .iter()
+            .map(|instance| &instance.filter.module.sha256)
+            .collect();
+        let kept = modules_used
+            .into_iter()
+            .flat_map(|it| cache.compiled_of(it));
+        let kept = kept.collect();
         let log = AccessLog::open(&policy.access_log, earlier.and_then(|it| it.log.as_ref()));
         Ok(Self {
             plugins,
@@ -88,6 +100,7 @@ impl Plan {
             log: log.map_err(|reason| ServeError::System(format!("access_log: {reason}")))?,
             policy: Arc::new(policy),
             modules,
+            _kept: kept,
         })
     }
 

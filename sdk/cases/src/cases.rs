@@ -13,6 +13,33 @@ use crate::tls::{Tls, TlsVersion};
 use crate::value::Value;
 
 /// A control's cases.
+///
+/// ```
+/// use portcullis_cases::{Cases, Outcome, Place};
+///
+/// let cases = Cases::parse(r#"
+/// control: body-gate
+/// cases:
+///   - name: no body passes
+///     request: {path: /orders, headers: [[accept, "*/*"]]}
+///     upstream: {status: 201}
+///     expect: {status: 201, upstream: {called: true}}
+///   - name: a list that is fetched
+///     places: [native]
+///     because: time is advanced
+///     callouts: [{cluster: lists, body: "a,b"}]
+///     steps:
+///       - {advance: 60s, repeat: 2, expect: {status: 200}}
+/// "#)?;
+/// assert_eq!(cases.control, "body-gate");
+/// assert_eq!((cases.at(Place::Native).count(), cases.at(Place::Envoy).count()), (2, 1));
+/// assert_eq!(cases.named(Some("list"))?.len(), 1);
+///
+/// let step = &cases.cases[0].steps[0];
+/// let found = step.expect.check(&Outcome { status: 403, ..Outcome::default() });
+/// assert_eq!(found[0].to_string(), "status\n  - 201\n  + 403");
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cases {
@@ -23,6 +50,15 @@ pub struct Cases {
 }
 
 /// One row: exchanges with one fresh plugin, and what is expected of them.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, configuration: {limit: 3}, expect: {status: 200}}]}"#)?;
+/// let case = &cases.cases[0];
+/// assert_eq!((case.name.as_str(), &case.configuration["limit"]), ("a", &3.into()));
+/// assert_eq!(case.places, [Place::Native, Place::Host, Place::Envoy]);
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
@@ -58,6 +94,15 @@ pub struct Case {
 }
 
 /// One exchange, maybe repeated.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, steps: [{repeat: 100, expect: {status: 200}}, {expect: {status: 429}}]}]}"#)?;
+/// let steps = &cases.cases[0].steps;
+/// assert_eq!((steps[0].repeat, steps[1].repeat), (100, 1));
+/// assert_eq!(steps[1].expect.status, Some(429));
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
@@ -82,6 +127,14 @@ pub struct Step {
 }
 
 /// Where a case runs.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let text = "{control: x, cases: [{name: a, places: [native], expect: {status: 200}}]}";
+/// let error = Cases::parse(text).unwrap_err();
+/// assert_eq!(error.to_string(), "case \"a\": it leaves out a place without `because`");
+/// assert!(Place::Native < Place::Envoy);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
@@ -94,6 +147,13 @@ pub enum Place {
 }
 
 /// A request as written in a case.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let request = RequestSpec::default();
+/// assert_eq!((request.method.as_str(), request.path.as_str()), ("GET", "/"));
+/// assert_eq!(request.tls, Tls(Some(TlsVersion::Tls13)));
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestSpec {
@@ -131,6 +191,12 @@ impl Default for RequestSpec {
 }
 
 /// What the upstream answers.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let upstream = UpstreamSpec::default();
+/// assert_eq!((upstream.status, upstream.body.as_str()), (200, "ok"));
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamSpec {
@@ -153,6 +219,14 @@ impl Default for UpstreamSpec {
 }
 
 /// What a cluster answers to one call of the plugin.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, callouts: [{cluster: opa, path: /v1/data, body: "{}"}], expect: {status: 200}}]}"#)?;
+/// let callout = &cases.cases[0].callouts[0];
+/// assert_eq!((callout.cluster.as_str(), callout.status), ("opa", 200));
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Callout {
@@ -194,6 +268,12 @@ impl Default for Step {
 
 impl Callout {
     /// A bare answer with a status, of any path.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let callout = Callout::new("opa", 503);
+    /// assert_eq!((callout.status, callout.path), (503, None));
+    /// ```
     pub fn new(cluster: impl Into<String>, status: u16) -> Self {
         Self {
             cluster: cluster.into(),
@@ -208,6 +288,12 @@ impl Callout {
 }
 
 /// Why a file of cases cannot be used.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let error = Cases::parse("{control: x, cases: [{name: a}]}").unwrap_err();
+/// assert_eq!(error.to_string(), "case \"a\": it expects nothing");
+/// ```
 #[derive(Debug)]
 pub struct CasesError(String);
 
@@ -221,6 +307,12 @@ impl std::error::Error for CasesError {}
 
 impl Cases {
     /// Reads a file of cases; relative to the working directory, which under `cargo test` is the crate's.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let error = Cases::read("no-such.yaml").unwrap_err();
+    /// assert!(error.to_string().starts_with("no-such.yaml: "));
+    /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<Self, CasesError> {
         let path = path.as_ref();
         let at = |reason: &dyn fmt::Display| CasesError(format!("{}: {reason}", path.display()));
@@ -229,6 +321,14 @@ impl Cases {
     }
 
     /// Those with `part` in their names, or all.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let cases = Cases::parse(r#"{control: x, cases: [{name: a user passes, expect: {status: 200}}]}"#)?;
+    /// assert_eq!(cases.named(Some("user"))?.len(), 1);
+    /// assert!(cases.named(Some("admin")).is_err());
+    /// # Ok::<(), portcullis_cases::CasesError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -243,6 +343,13 @@ impl Cases {
     }
 
     /// Reads cases from YAML.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let cases = Cases::parse(r#"{control: x, cases: [{name: a, expect: {status: 200}}]}"#)?;
+    /// assert_eq!(cases.cases.len(), 1);
+    /// # Ok::<(), portcullis_cases::CasesError>(())
+    /// ```
     pub fn parse(yaml: &str) -> Result<Self, CasesError> {
         // Our own files: aliases may outnumber anchors by far, as where each case names one configuration.
         let options = serde_saphyr::options! { budget: None };
@@ -298,6 +405,13 @@ impl Cases {
     }
 
     /// The cases that run in a place.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let cases = Cases::parse(r#"{control: x, cases: [{name: a, expect: {status: 200}}]}"#)?;
+    /// assert_eq!(cases.at(Place::Envoy).count(), 1);
+    /// # Ok::<(), portcullis_cases::CasesError>(())
+    /// ```
     pub fn at(&self, place: Place) -> impl Iterator<Item = &Case> {
         self.cases
             .iter()

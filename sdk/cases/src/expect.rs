@@ -9,6 +9,15 @@ use serde::{Deserialize, Serialize};
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What must come of an exchange. What is not said is not looked at.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, expect: {status: 200, headers: {vary: Origin}, absent: [server]}}]}"#)?;
+/// let expect = &cases.cases[0].steps[0].expect;
+/// assert_eq!(expect.headers["vary"], HeaderExpect::Exact("Origin".into()));
+/// assert_eq!(expect.absent, ["server"]);
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
@@ -25,6 +34,14 @@ pub struct Expect {
 }
 
 /// What the upstream must have seen.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, expect: {upstream: {called: true, absent: [cookie]}}}]}"#)?;
+/// let upstream = cases.cases[0].steps[0].expect.upstream.clone().unwrap_or_default();
+/// assert_eq!((upstream.called, upstream.absent), (Some(true), vec!["cookie".into()]));
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExpectUpstream {
@@ -39,6 +56,15 @@ pub struct ExpectUpstream {
 }
 
 /// What a header's value must be.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let cases = Cases::parse(r#"{control: x, cases: [{name: a, expect: {headers: {date: {present: true}, age: {matches: "1*"}}}}]}"#)?;
+/// let headers = &cases.cases[0].steps[0].expect.headers;
+/// assert_eq!(headers["date"], HeaderExpect::Present { present: true });
+/// assert_eq!(headers["age"], HeaderExpect::Matches { matches: "1*".into() });
+/// # Ok::<(), portcullis_cases::CasesError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum HeaderExpect {
@@ -57,6 +83,14 @@ pub enum HeaderExpect {
 }
 
 /// What came of an exchange, wherever it ran.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// // What a place that runs cases fills in.
+/// let outcome = Outcome { status: 401, body: b"who?".to_vec(), ..Outcome::default() };
+/// let expect = Expect { status: Some(401), body_contains: Some("who".into()), ..Expect::default() };
+/// assert!(expect.check(&outcome).is_empty());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The status that the client saw; 0 if the exchange was reset.
@@ -70,6 +104,15 @@ pub struct Outcome {
 }
 
 /// What the upstream saw of a request.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let seen = UpstreamSeen { headers: vec![(b"x-user".to_vec(), b"alice".to_vec())], ..UpstreamSeen::default() };
+/// let outcome = Outcome { upstream: Some(seen), ..Outcome::default() };
+/// let not_called = ExpectUpstream { called: Some(false), ..ExpectUpstream::default() };
+/// let expect = Expect { upstream: Some(not_called), ..Expect::default() };
+/// assert_eq!(expect.check(&outcome)[0].found, "called");
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamSeen {
     /// The request's headers; pseudo-headers may be among them.
@@ -79,6 +122,13 @@ pub struct UpstreamSeen {
 }
 
 /// One difference between what was expected and what came.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// let expect = Expect { status: Some(200), ..Expect::default() };
+/// let found = expect.check(&Outcome { status: 500, ..Outcome::default() });
+/// assert_eq!((found[0].what.as_str(), found[0].expected.as_str()), ("status", "200"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mismatch {
     /// Where: `status`, `response header x-frame-options`, …
@@ -99,11 +149,26 @@ impl fmt::Display for Mismatch {
 
 impl Expect {
     /// Whether it says nothing at all.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// assert!(Expect::default().is_empty());
+    /// assert!(!Expect { status: Some(200), ..Expect::default() }.is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Every difference; none means that the case holds.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// let expect = Expect { absent: vec!["server".into()], ..Expect::default() };
+    /// let mut outcome = Outcome::default();
+    /// assert!(expect.check(&outcome).is_empty());
+    /// outcome.headers.push((b"server".to_vec(), b"x/1.0".to_vec()));
+    /// assert_eq!(expect.check(&outcome)[0].to_string(), "response header server\n  - (absent)\n  + x/1.0");
+    /// ```
     pub fn check(&self, outcome: &Outcome) -> Vec<Mismatch> {
         let mut found = Mismatches(Vec::new());
         if let Some(status) = self.status.filter(|status| *status != outcome.status) {

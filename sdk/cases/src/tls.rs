@@ -4,10 +4,22 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 /// The TLS version of a case's connection; `None` is plaintext.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// assert_eq!(serde_json::from_str::<Tls>("\"none\"").unwrap(), Tls(None));
+/// assert_eq!(serde_json::from_str::<Tls>("\"TLSv1.2\"").unwrap(), Tls(Some(TlsVersion::Tls12)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tls(pub Option<TlsVersion>);
 
 /// A TLS version; the order is the order of age. The SDK's own stands apart, since that one runs in modules.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// assert!(TlsVersion::Tls12 < TlsVersion::Tls13);
+/// assert_eq!(TlsVersion::ALL.map(TlsVersion::as_str), ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsVersion {
     /// TLS 1.0.

@@ -9,11 +9,26 @@ use serde::Deserialize;
 pub type Make<'a> = &'a dyn Fn(&str, &serde_json::Value, SystemTime) -> Result<Vec<u8>, String>;
 
 /// For cases without placeholders.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// # use std::time::SystemTime;
+/// let value: Value = serde_json::from_str(r#"{"jwt": {"sub": "alice"}}"#).unwrap();
+/// let error = value.bytes(SystemTime::UNIX_EPOCH, &no_make).unwrap_err();
+/// assert_eq!(error, "nothing makes a \"jwt\" value here");
+/// ```
 pub fn no_make(name: &str, _: &serde_json::Value, _: SystemTime) -> Result<Vec<u8>, String> {
     Err(format!("nothing makes a {name:?} value here"))
 }
 
 /// A header value as written in a case.
+///
+/// ```
+/// # use portcullis_cases::*;
+/// # use std::time::SystemTime;
+/// let value: Value = serde_json::from_str(r#"["Basic ", {"base64": "/w=="}]"#).unwrap();
+/// assert_eq!(value.bytes(SystemTime::UNIX_EPOCH, &no_make).unwrap(), b"Basic \xff");
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
@@ -27,6 +42,12 @@ pub enum Value {
 
 impl Value {
     /// The bytes at `now`.
+    ///
+    /// ```
+    /// # use portcullis_cases::*;
+    /// # use std::time::SystemTime;
+    /// assert_eq!(Value::Text("a".into()).bytes(SystemTime::UNIX_EPOCH, &no_make).unwrap(), b"a");
+    /// ```
     pub fn bytes(&self, now: SystemTime, make: Make<'_>) -> Result<Vec<u8>, String> {
         match self {
             Self::Text(text) => Ok(text.clone().into_bytes()),

@@ -48,6 +48,23 @@ pub fn check<T: Tested>(path: impl AsRef<Path>) {
 
 /// As [`check`], with a function that makes the values of placeholders.
 ///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use portcullis_sdk::testing::Value;
+///
+/// /// Makes `{user: alice}` in a header's value: `check_with::<MyControl>("cases.yaml", &make)`.
+/// fn make(kind: &str, argument: &serde_json::Value, _: SystemTime) -> Result<Vec<u8>, String> {
+///     match (kind, argument.as_str()) {
+///         ("user", Some(name)) => Ok(format!("user={name}").into_bytes()),
+///         _ => Err(format!("there is no {kind}")),
+///     }
+/// }
+///
+/// let value: Value = serde_json::from_str(r#"["who:", {"user": "alice"}]"#).unwrap();
+/// assert_eq!(value.bytes(SystemTime::UNIX_EPOCH, &make).unwrap(), b"who:user=alice");
+/// ```
+///
 /// # Panics
 ///
 /// As [`check`].
@@ -113,6 +130,15 @@ fn check_case<T: Tested>(case: &Case, make: Make<'_>) -> Result<(), String> {
 }
 
 /// What a [`Harness`] can hold: any control, or a [`Policy`] of several.
+///
+/// ```
+/// use portcullis_sdk::testing::Tested;
+///
+/// /// For a test that is the same for several controls.
+/// fn file<T: Tested>() -> String {
+///     format!("cases/{}.yaml", T::NAME)
+/// }
+/// ```
 pub trait Tested: 'static {
     #[doc(hidden)]
     type Filter: Filter;
@@ -211,11 +237,29 @@ impl<T: Tested> Harness<T> {
 
     /// What clusters answer to the plugin's calls, in order; the last of a cluster repeats. A cluster without an
     /// answer is unknown.
+    ///
+    /// ```
+    /// use portcullis_sdk::testing::{Callout, Harness, Tested};
+    ///
+    /// /// The service is there, and says no.
+    /// fn denied<T: Tested>(harness: &mut Harness<T>) {
+    ///     harness.set_callouts(vec![Callout::new("policy", 403)]);
+    /// }
+    /// ```
     pub fn set_callouts(&mut self, callouts: Vec<Callout>) {
         self.outside.set_callouts(&self.host, callouts);
     }
 
     /// Gives the host a foreign function.
+    ///
+    /// ```
+    /// use portcullis_sdk::testing::{Harness, Tested};
+    ///
+    /// /// A host that can only turn bytes around.
+    /// fn backwards<T: Tested>(harness: &mut Harness<T>) {
+    ///     harness.set_foreign_function("reverse", Box::new(|bytes| Ok(bytes.iter().rev().copied().collect())));
+    /// }
+    /// ```
     pub fn set_foreign_function(&mut self, name: &str, function: ForeignFunction) {
         self.host
             .world()
@@ -225,6 +269,15 @@ impl<T: Tested> Harness<T> {
     }
 
     /// Lets each look at the clock move it by so much, so that what a control measures takes time.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use portcullis_sdk::testing::{Harness, Tested};
+    ///
+    /// fn slow_host<T: Tested>(harness: &mut Harness<T>) {
+    ///     harness.set_clock_step(Duration::from_micros(10));
+    /// }
+    /// ```
     pub fn set_clock_step(&mut self, step: Duration) {
         let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX);
         self.host.world().clock_step_ns.set(step);
@@ -268,6 +321,15 @@ impl<T: Tested> Harness<T> {
     }
 
     /// Runs one exchange of any bytes to its end.
+    ///
+    /// ```
+    /// use portcullis_sdk::testing::{AnyExchange, Harness, Tested};
+    ///
+    /// /// For `proptest`: whatever the bytes, something comes of them.
+    /// fn decides<T: Tested>(harness: &mut Harness<T>, bytes: &[u8]) -> bool {
+    ///     harness.any_exchange(&AnyExchange::new(&["cookie"], bytes)).status < 600
+    /// }
+    /// ```
     ///
     /// # Panics
     ///
@@ -340,6 +402,31 @@ impl<T: Tested> Harness<T> {
     }
 
     /// The request headers that the control declared as its own.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use portcullis_sdk::prelude::*;
+    /// # use portcullis_sdk::testing::Harness;
+    /// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// # struct Config {}
+    /// struct Names;
+    ///
+    /// impl Control for Names {
+    ///     const METADATA: Metadata = Metadata::new("names", "1.0.0", Callbacks::REQUEST_HEADERS);
+    ///     type Config = Config;
+    ///     type State = ();
+    ///
+    ///     fn configure(_: Config, plugin: &mut PluginContext) -> Result<Self, ConfigError> {
+    ///         plugin.declare_owned_request_headers(&["x-user"]);
+    ///         Ok(Self)
+    ///     }
+    /// }
+    ///
+    /// let mut harness = Harness::<Names>::new(SystemTime::UNIX_EPOCH);
+    /// harness.configure("{}")?;
+    /// assert_eq!(harness.owned_request_headers(), ["x-user"]);
+    /// # Ok::<(), String>(())
+    /// ```
     pub fn owned_request_headers(&self) -> Vec<String> {
         let properties = self.host.world().plugin_properties.borrow();
         let declared = properties.get(b"portcullis.owned_request_headers".as_slice());

@@ -49,7 +49,8 @@ impl New {
         let folder = folder.display();
         print(&format!(
             "made {folder}: begin with src/lib.rs and cases.yaml\n\n  \
-             cd {folder}\n  cargo test          # its cases, natively\n  portcullis test     # the same in Wasm\n  portcullis build    # target/portcullis/{}.wasm\n",
+             cd {folder}\n  cargo test          # its cases, natively\n  portcullis test     # the same in Wasm\n  \
+             portcullis bench    # what a request pays for it\n  portcullis build    # target/portcullis/{}.wasm\n",
             name.package()
         ))?;
         Ok(ExitCode::SUCCESS)

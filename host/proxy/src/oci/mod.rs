@@ -2,7 +2,7 @@
 //!
 //! Trust comes from the digest alone: it names the manifest, the manifest names the layer, and both are checked wherever they come from, registry
 //! or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a restart nor a reload
-//! asks a registry again. A pull runs on a thread of its own; a proxy that reloads goes on serving meanwhile.
+//! asks a registry again; the files of modules in use are never evicted. A pull runs on a thread of its own; a proxy that reloads goes on serving meanwhile.
 //!
 //! The client is our own on hyper and rustls, which are here anyway: the crate `oci-client` reads manifests, tokens and errors without a bound, so a
 //! registry could fill the memory of a proxy that reloads.
@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use crate::digest::digest;
 use crate::limits::{PULLED_BYTES_HELD, REGISTRY_PULL_TIMEOUT, REGISTRY_PUSH_TIMEOUT};
-use crate::module_cache::DiskCache;
+use crate::module_cache::{DiskCache, Kept};
 
 pub(crate) use image::Image;
 pub use reference::ImageReference;
@@ -31,6 +31,18 @@ use registry::Registry;
 
 /// Modules by the digest of their images' manifests, the newest last.
 static HELD: Mutex<Vec<(String, Bytes)>> = Mutex::new(Vec::new());
+
+/// A module, and the files that it came from: they stay in the cache for as long as anybody has its bytes, a policy that runs, say.
+struct Pulled {
+    module: Vec<u8>,
+    _files: [Option<Kept>; 2],
+}
+
+impl AsRef<[u8]> for Pulled {
+    fn as_ref(&self) -> &[u8] {
+        &self.module
+    }
+}
 
 /// The module of an image with a digest: held, cached, or pulled. The reason names what the registry said.
 pub(crate) fn module(image: &ImageReference, module_bytes_max: u64) -> Result<Bytes, String> {
@@ -46,7 +58,7 @@ pub(crate) fn module(image: &ImageReference, module_bytes_max: u64) -> Result<By
             pull(image, pinned, &cache, module_bytes_max)?
         }
     };
-    let module = Bytes::from(module);
+    let module = Bytes::from_owner(module);
     hold(pinned, &module);
     Ok(module)
 }
@@ -75,7 +87,7 @@ fn pull(
     pinned: &str,
     cache: &DiskCache,
     module_bytes_max: u64,
-) -> Result<Vec<u8>, String> {
+) -> Result<Pulled, String> {
     let (manifest, descriptor, layer) = blocking(REGISTRY_PULL_TIMEOUT, async {
         let mut registry = Registry::open(image, "pull").await?;
         let (manifest, _) = registry.manifest(&format!("sha256:{pinned}")).await?;
@@ -83,17 +95,29 @@ fn pull(
         let layer = registry.blob(&descriptor).await?;
         Ok((manifest, descriptor, layer))
     })?;
-    cache.keep_blob(pinned, &manifest);
-    cache.keep_blob(descriptor.sha256()?, &layer);
-    image::module_in(&descriptor, layer, module_bytes_max)
+    let files = [
+        cache.keep_blob(pinned, &manifest),
+        cache.keep_blob(descriptor.sha256()?, &layer),
+    ];
+    Ok(Pulled {
+        module: image::module_in(&descriptor, layer, module_bytes_max)?,
+        _files: files,
+    })
 }
 
 /// From the cache, if all of it is there and is what its digests say.
-fn cached(cache: &DiskCache, pinned: &str, module_bytes_max: u64) -> Option<Vec<u8>> {
-    let read = |sha256: &str| cache.blob(sha256).filter(|bytes| digest(bytes) == sha256);
-    let descriptor = image::module_layer(&read(pinned)?, module_bytes_max).ok()?;
-    let layer = read(descriptor.sha256().ok()?)?;
-    image::module_in(&descriptor, layer, module_bytes_max).ok()
+fn cached(cache: &DiskCache, pinned: &str, module_bytes_max: u64) -> Option<Pulled> {
+    let read = |sha256: &str| {
+        let found = cache.blob(sha256);
+        found.filter(|(bytes, _)| digest(bytes) == sha256)
+    };
+    let (manifest, of_manifest) = read(pinned)?;
+    let descriptor = image::module_layer(&manifest, module_bytes_max).ok()?;
+    let (layer, of_layer) = read(descriptor.sha256().ok()?)?;
+    Some(Pulled {
+        module: image::module_in(&descriptor, layer, module_bytes_max).ok()?,
+        _files: [of_manifest, of_layer],
+    })
 }
 
 fn held(digest: &str) -> Option<Bytes> {
