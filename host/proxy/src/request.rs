@@ -40,32 +40,16 @@ use crate::stream::{Diversion, Flags, Record, Stream};
 ///
 /// [`Reset`] where there is to be no answer.
 pub(crate) fn serve(begun: Option<Begun>, request: Request<Incoming>) -> Answering {
-    let Some((edition, connection)) = begun else {
-        return Box::pin(std::future::ready(Err(Reset)));
-    };
-    match begin(edition, connection, request) {
-        Head::Routed(stream, fields, incoming, upgrade) => {
-            Box::pin(run(stream, fields, incoming, upgrade))
-        }
-        Head::Refused(stream, problem) => Box::pin(refuse(stream, problem)),
-        Head::Reset => Box::pin(std::future::ready(Err(Reset))),
+    match begun {
+        Some((edition, connection)) => begin(edition, connection, request),
+        None => Box::pin(std::future::ready(Err(Reset))),
     }
 }
 
 /// The future of an answer.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Answered>>>;
 
-/// What the head of a request is good for.
-enum Head {
-    /// It has a route; the fields are here where no filter has them.
-    Routed(Rc<Stream>, Option<HttpFields>, Incoming, Option<OnUpgrade>),
-    /// It cannot be routed.
-    Refused(Rc<Stream>, Problem),
-    /// It is none.
-    Reset,
-}
-
-fn begin(edition: Stay, connection: Turn, mut request: Request<Incoming>) -> Head {
+fn begin(edition: Stay, connection: Turn, mut request: Request<Incoming>) -> Answering {
     let begun = Instant::now();
     let id = forwarded::request_id();
     let protocol = match request.version() {
@@ -97,14 +81,15 @@ fn begin(edition: Stay, connection: Turn, mut request: Request<Incoming>) -> Hea
         Err(problem) => {
             record.flags.insert(Flags::DOWNSTREAM_PROTOCOL);
             let route = Rc::clone(&edition.refused);
-            return Head::Refused(Stream::new(edition, route, connection, record), problem);
+            let stream = Stream::new(edition, route, connection, record);
+            return Box::pin(refuse(stream, problem));
         }
     };
     let Pseudo::Request {
         authority, path, ..
     } = &fields.pseudo
     else {
-        return Head::Reset;
+        return Box::pin(std::future::ready(Err(Reset)));
     };
     record.path = Some(path.clone());
     let route = edition.route(&host_of(authority), path.path());
@@ -127,7 +112,7 @@ fn begin(edition: Stay, connection: Turn, mut request: Request<Incoming>) -> Hea
     } else {
         Some(fields)
     };
-    Head::Routed(stream, plain, incoming, upgrade)
+    Box::pin(run(stream, plain, incoming, upgrade))
 }
 
 async fn run(
