@@ -254,7 +254,7 @@ fn a_full_cache_loses_what_nobody_uses() -> Result<()> {
     let large = cache.join(format!("sha256-{}.blob", "0".repeat(64)));
     let fill = || -> Result<BTreeSet<PathBuf>> {
         let found = files()?;
-        let hours_ago = |hours| SystemTime::now() - Duration::from_secs(hours * 3600);
+        let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3600);
         for path in &found {
             fs::File::open(path)?.set_modified(hours_ago(9))?;
         }
