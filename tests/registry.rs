@@ -248,9 +248,7 @@ fn a_full_cache_loses_what_nobody_uses() -> Result<()> {
     let cache = home.path().join("portcullis");
     let files = || -> Result<BTreeSet<PathBuf>> {
         let entries = fs::read_dir(&cache)?;
-        Ok(entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?)
+        entries.map(|entry| Ok(entry?.path())).collect()
     };
     // All that is there was used long ago, and a file as large as the bound, which takes no room, was used since.
     let large = cache.join(format!("sha256-{}.blob", "0".repeat(64)));

@@ -125,10 +125,8 @@ fn items(text: &str, public: &BTreeSet<String>) -> Vec<Item> {
                     add(name, None);
                 }
             }
-            Some((Declared::Function(name), true)) if is_outermost => {
-                if public.contains(name) {
-                    add(name, None);
-                }
+            Some((Declared::Function(name), true)) if is_outermost && public.contains(name) => {
+                add(name, None);
             }
             Some((Declared::Function(name), is_public)) if line.starts_with("    ") => {
                 if let (Some(owner), true) = (owner, is_public || is_trait) {

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat, unl
 /// A file that is in use: it does not go.
 #[derive(Debug)]
 pub(crate) struct Kept {
-    _locked: File,
+    locked: File,
 }
 
 impl Kept {
@@ -23,7 +23,14 @@ impl Kept {
         }
         // Root's files may be read and not be touched: those of an image, say.
         file.set_modified(SystemTime::now()).ok();
-        Some(Self { _locked: file })
+        Some(Self { locked: file })
+    }
+}
+
+impl Drop for Kept {
+    /// At once, also where a program that is started this moment has the file open until it runs.
+    fn drop(&mut self) {
+        self.locked.unlock().ok();
     }
 }
 
