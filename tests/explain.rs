@@ -445,7 +445,9 @@ fn callouts_are_answered_as_told_and_else_said_to_be_missing() -> Result<()> {
     let policy = json!({
         "listeners": [{"name": "plain", "address": "127.0.0.1:8080"}],
         "clusters": [{"name": "up", "endpoints": ["127.0.0.1:9"]}, {"name": "issuer", "endpoints": ["127.0.0.1:9"]}],
-        "filters": [{"name": "jwt-auth", "module": "builtin:jwt-auth", "clusters": ["issuer"], "configuration": {
+        "filters": [{"name": "jwt-auth", "module": "builtin:jwt-auth", "clusters": ["issuer"],
+            // As above: a machine that stalls charges the stall to whoever runs.
+            "limits": {"callback_time": "1s"}, "configuration": {
             "providers": [{
                 "issuer": "https://issuer.test", "audiences": ["api"],
                 "remote_jwks": {"cluster": "issuer", "authority": "issuer.test", "path": "/jwks"},

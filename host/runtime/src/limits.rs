@@ -6,7 +6,8 @@ pub struct Limits {
     /// Linear memory of one VM, bytes. 64 MiB: ten times what our controls need, and 4 GiB for 64 VMs. At most [`MEMORY_BYTES_MAX`].
     pub memory_bytes: usize,
     /// CPU time of one stream callback, tick, or callout answer, ms. 10 ms: five times the slowest honest work known (RSA in
-    /// the guest) on a slow core. Checked at epoch ticks, so a guest dies up to two ticks later.
+    /// the guest) on a slow core. Checked at epoch ticks, so a guest dies up to two ticks later;
+    /// a tick stands for at most one and a half periods, so what a hypervisor takes from the thread at once is not the guest's.
     pub callback_cpu_ms: u64,
     /// Wall time of the same, ms. A throttled machine may stretch 10 ms of CPU; beyond 1 s clients have gone.
     pub callback_wall_ms: u64,
