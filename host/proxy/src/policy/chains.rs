@@ -1,5 +1,7 @@
 //! Routes as written, and the chains they become: which filter instance runs on which route.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::cluster::{self, Cluster};
@@ -152,14 +154,20 @@ impl Policy {
 
 /// Two routes for the same requests: one of them would never be taken.
 pub(super) fn refuse_equal_matches(reader: &Reader, routes: &[Arc<Route>]) {
-    for (index, route) in routes.iter().enumerate() {
-        let same = |other: &&Arc<Route>| other.host == route.host && other.prefix == route.prefix;
-        if let Some(first) = routes.iter().take(index).find(same) {
-            let reason = format!(
-                "matches the same requests as `{}` on line {}",
-                first.name, first.place.line
-            );
-            reader.refuse(route.place.problem(reason));
+    let mut known: HashMap<_, &Arc<Route>> = HashMap::new();
+    for route in routes {
+        match known.entry((&route.host, &route.prefix)) {
+            Entry::Vacant(new) => {
+                new.insert(route);
+            }
+            Entry::Occupied(first) => {
+                let first = first.get();
+                let reason = format!(
+                    "matches the same requests as `{}` on line {}",
+                    first.name, first.place.line
+                );
+                reader.refuse(route.place.problem(reason));
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ mod pem;
 mod place;
 mod reader;
 mod route;
+mod route_table;
 mod scalar;
 mod schema;
 mod secret;
@@ -29,6 +30,7 @@ mod tests;
 mod view;
 mod warnings;
 
+use std::collections::hash_map::{self, HashMap};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,8 @@ pub(crate) use node::{Entry, Node, Value as NodeValue};
 pub use pem::TrustedCertificates;
 pub use place::{Place, PolicyErrors, Problem};
 pub use portcullis_runtime::{FailurePolicy, Isolation};
-pub use route::{HostPattern, PathPrefix, Route, RouteTable, VirtualHost};
+pub use route::{HostPattern, PathPrefix, Route};
+pub use route_table::{RouteTable, VirtualHost};
 pub use scalar::{Endpoint, EndpointHost};
 pub(crate) use secret::weak_in as weak_secrets_in;
 pub use signature::ModuleSignature;
@@ -331,12 +334,17 @@ fn names<'r>(fields: &[Field<'r>]) -> Vec<&'r str> {
 
 fn refuse_duplicates(fields: &[Field<'_>]) {
     let named: Vec<_> = fields.iter().filter_map(Field::name).collect();
-    for (index, (name, field)) in named.iter().enumerate() {
-        if let Some((_, first)) = named.iter().take(index).find(|(other, _)| other == name) {
-            field.refuse(format!(
+    let mut known = HashMap::new();
+    for (name, field) in named {
+        let line = field.place().line;
+        match known.entry(name) {
+            hash_map::Entry::Vacant(new) => {
+                new.insert(line);
+            }
+            hash_map::Entry::Occupied(first) => field.refuse(format!(
                 "`{name}` is already the name of the one on line {}",
-                first.place().line
-            ));
+                first.get()
+            )),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `routes`: which request goes to which cluster through which filters.
 //!
 //! The host is chosen first, the most specific one that matches; among its routes the longest prefix wins. There is no falling back from a
-//! host to a wider one, and the order in the file does not matter. Both as in Envoy's virtual hosts, so an export behaves the same.
+//! host to a wider one, and the order in the file does not matter. Both as in Envoy's virtual hosts, so an export behaves the same. How a
+//! route is found: `route_table.rs`.
 
 use std::sync::Arc;
 
@@ -68,67 +69,6 @@ impl PathPrefix {
             return false;
         };
         rest.is_empty() || rest.starts_with('/')
-    }
-}
-
-/// The routes as they are looked up.
-#[derive(Clone, Debug, Default)]
-pub struct RouteTable {
-    hosts: Vec<VirtualHost>,
-}
-
-/// The routes of one host.
-#[derive(Clone, Debug)]
-pub struct VirtualHost {
-    /// Which hosts.
-    pub host: HostPattern,
-    /// Longest prefix first.
-    pub routes: Vec<Arc<Route>>,
-}
-
-impl RouteTable {
-    pub(crate) fn new(routes: &[Arc<Route>]) -> Self {
-        let mut hosts: Vec<VirtualHost> = Vec::new();
-        for route in routes {
-            match hosts.iter_mut().find(|host| host.host == route.host) {
-                Some(host) => host.routes.push(Arc::clone(route)),
-                None => hosts.push(VirtualHost {
-                    host: route.host.clone(),
-                    routes: vec![Arc::clone(route)],
-                }),
-            }
-        }
-        for host in &mut hosts {
-            host.routes
-                .sort_by_key(|route| std::cmp::Reverse(route.prefix.0.len()));
-        }
-        // Exact names, then suffixes from the longest, then any.
-        hosts.sort_by_key(|host| match &host.host {
-            HostPattern::Exact(_) => (0, 0),
-            HostPattern::Below(suffix) => (1, usize::MAX - suffix.len()),
-            HostPattern::Any => (2, 0),
-        });
-        Self { hosts }
-    }
-
-    /// The hosts, most specific first.
-    #[must_use]
-    pub fn hosts(&self) -> &[VirtualHost] {
-        &self.hosts
-    }
-
-    /// The route of a request. `host` is lower case, without a port; `path` is normalised, without a query.
-    #[must_use]
-    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        let matches = |pattern: &HostPattern| match pattern {
-            HostPattern::Exact(name) => name == host,
-            HostPattern::Below(suffix) => {
-                host.len() > suffix.len() && host.ends_with(suffix.as_str())
-            }
-            HostPattern::Any => true,
-        };
-        let host = self.hosts.iter().find(|entry| matches(&entry.host))?;
-        host.routes.iter().find(|route| route.prefix.matches(path))
     }
 }
 

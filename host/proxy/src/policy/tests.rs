@@ -527,6 +527,10 @@ routes:
         ("c.b.example", "/below/x", Some("below"), "a b"),
         ("b.example", "/", None, ""),
         (".example", "/below", Some("all"), "a b"),
+        ("x", "", Some("all"), "a b"),
+        ("x", "/own/twin/x", Some("twin"), "a@own b"),
+        ("x", "/own/twinx", Some("own"), "a@own b"),
+        ("x", "/own//", Some("own"), "a@own b"),
         ("x", "*", None, ""),
     ] {
         let found = policy.table.find(host, path);
