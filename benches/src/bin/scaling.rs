@@ -30,7 +30,7 @@ least squares over the logarithms, round by round): at most 0.1 is flat, below 0
 lives of controls, a hostcall, a fresh VM, a restart after a trap; `portcullis serve` with 14 filters on two workers, its start and its memory.
 
 Every subject has a visit in each round, in turn; a figure is the median of rounds, with the least and the most. Setting up is not measured. \
-A run takes about a minute and a half, with --quick 20 seconds, and a minute more where modules have to be compiled first. Run it on an idle \
+A run takes about half a minute, with --quick ten seconds, and a minute more where modules have to be compiled first. Run it on an idle \
 machine: the report says what the load average was at its beginning.",
     after_long_help = "Examples:
   scaling                                      tables on standard output
