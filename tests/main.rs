@@ -31,6 +31,7 @@ mod languages;
 mod measurement;
 mod mtls;
 mod operator;
+mod operators;
 mod places;
 mod probe;
 mod redis;

@@ -110,6 +110,21 @@ fn what_is_counted_is_exact_and_what_is_timed_is_there() -> Result<()> {
 }
 
 #[test]
+fn random_bytes_change_no_count() -> Result<()> {
+    // Each refusal has an id of random bytes, and a digit above 9 takes an operator more.
+    let tls = Subject::new("tls-policy")?;
+    let count = || {
+        number(
+            &tls.json(&["--case", "TLS 1.2 is refused"], 0)?,
+            "/measured/0/operators",
+        )
+    };
+    let (first, again) = (count()?, count()?);
+    ensure!((first - again).abs() < 1e-9, "{first} {again}");
+    Ok(())
+}
+
+#[test]
 fn budgets_and_baselines_decide() -> Result<()> {
     let hsts = Subject::new("security-headers")?;
     let (kept, page) = (hsts.file("kept.json"), hsts.file("cost.html"));

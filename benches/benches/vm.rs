@@ -3,6 +3,7 @@
 use criterion::Criterion;
 use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::embedder::BenchEmbedder;
+use portcullis_benches::guests::TRAPPING;
 use portcullis_runtime::{Chain, Isolation, ModuleCache, NoCache};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,19 +24,6 @@ impl ModuleCache for MemoryCache {
             .insert(key.to_owned(), compiled.to_vec());
     }
 }
-
-/// Traps where a request has `x-crime`.
-const TRAPPING: &str = r#"(module
-  (import "env" "proxy_get_header_map_value" (func $header (param i32 i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 2)
-  (data (i32.const 1024) "x-crime")
-  (func (export "proxy_abi_version_0_2_1"))
-  (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 65536))
-  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
-  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
-  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
-    (if (i32.eqz (call $header (i32.const 0) (i32.const 1024) (i32.const 7) (i32.const 0) (i32.const 4))) (then unreachable))
-    (i32.const 0)))"#;
 
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();

@@ -12,6 +12,7 @@ use portcullis_runtime::{
     ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, RouteInfo, Runtime,
     RuntimeOptions, Shared, StreamInfo, StreamToken, TlsInfo, TlsVersion, UnknownImports,
 };
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +236,15 @@ impl Traffic {
         }
     }
 
+    /// The same with one header more in the upstream's answer.
+    #[must_use]
+    pub fn answered_with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.response
+            .headers
+            .insert(name, HeaderValue::from_static(value));
+        self
+    }
+
     /// The same with so many headers in the request and in the response: what is there, cut or filled up.
     #[must_use]
     pub fn of_headers(mut self, count: usize) -> Self {
@@ -253,6 +263,22 @@ impl Traffic {
             *headers = changed;
         }
         self
+    }
+
+    /// The same exchange of another client.
+    pub fn exchange_from(&self, source: IpAddr) -> (Exchange, HttpFields) {
+        let known = &self.info.connection;
+        let source = (source, known.source.port()).into();
+        let mut connection = ConnectionInfo::new(known.id, source, known.destination);
+        connection.tls.clone_from(&known.tls);
+        let info = StreamInfo {
+            connection: Rc::new(connection),
+            ..self.info.clone()
+        };
+        (
+            Exchange::new(Box::new(self.request.clone()), info),
+            self.response.clone(),
+        )
     }
 
     /// What a proxy holds for one exchange, before any filter ran.

@@ -1,6 +1,7 @@
 //! A comparison as pictures: SVG files that need no other file.
 
 use crate::figures::{PER_MILLE, Turn};
+use crate::growth::Series;
 use crate::report::Report;
 use crate::statistics::{Spread, median, spread};
 use std::fmt::Write as _;
@@ -148,6 +149,73 @@ pub fn cost(report: &Report) -> String {
                 spread.median
             );
         }
+    }
+    svg + "</svg>\n"
+}
+
+/// How a cost grows, both axes logarithmic: medians with the least and the most of the rounds, and dashed what growth in proportion would be.
+pub fn growth(series: &Series) -> String {
+    let points: Vec<(f64, Spread)> = series
+        .points
+        .iter()
+        .filter_map(|point| Some((f64::from(point.n), spread(&point.us)?)))
+        .collect();
+    let height = 520.0;
+    let (right, bottom) = (WIDTH - 40.0, height - 60.0);
+    let along = Axis::of(points.iter().map(|(n, _)| n), LEFT, right);
+    let us = points.iter().flat_map(|(_, us)| [&us.min, &us.max]);
+    // Upwards is towards 0.
+    let up = Axis::of(us, bottom, TOP);
+    let mut svg = opened(height, series.title);
+    for exponent in along.from..=along.to {
+        let n = 10_f64.powi(exponent);
+        let x = along.x(n);
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            svg,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/><text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{n} {}s</text>",
+            bottom + 20.0,
+            series.unit
+        );
+    }
+    for exponent in up.from..=up.to {
+        let us = 10_f64.powi(exponent);
+        let y = up.x(us);
+        let _ = writeln!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\">{us} µs</text>",
+            LEFT - 6.0,
+            y + 4.0
+        );
+    }
+    if let (Some((least, first)), Some((most, _))) = (points.first(), points.last()) {
+        // As far as the picture goes.
+        let most = most.min(least * 10_f64.powi(up.to) / first.median);
+        let _ = writeln!(
+            svg,
+            "<line class=\"whisker\" stroke-dasharray=\"4 4\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+            along.x(*least),
+            along.x(most),
+            up.x(first.median),
+            up.x(first.median * most / least)
+        );
+    }
+    let _ = write!(
+        svg,
+        "<polyline class=\"curve\" stroke=\"#0072b2\" points=\""
+    );
+    for (n, us) in &points {
+        let _ = write!(svg, "{:.1},{:.1} ", along.x(*n), up.x(us.median));
+    }
+    svg.push_str("\"/>\n");
+    for (n, us) in &points {
+        let (x, y) = (along.x(*n), up.x(us.median));
+        let _ = writeln!(
+            svg,
+            "<line class=\"whisker\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/><circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"#0072b2\"/>",
+            up.x(us.min),
+            up.x(us.max)
+        );
     }
     svg + "</svg>\n"
 }

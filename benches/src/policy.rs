@@ -33,6 +33,18 @@ pub struct Policy<'a> {
     pub requests_per_minute: u32,
 }
 
+/// The four controls with their configurations, in the order of a chain.
+pub fn controls(issuer: &Issuer, requests_per_minute: u32) -> [(&'static str, Value); 4] {
+    let limits =
+        json!({"limits": [{"name": "load", "requests": requests_per_minute, "per": "60s"}]});
+    [
+        ("security-headers", json!({})),
+        ("tls-policy", json!({})),
+        ("jwt-auth", issuer.jwt_auth_configuration()),
+        ("rate-limit", limits),
+    ]
+}
+
 impl Policy<'_> {
     /// The file.
     pub fn text(&self) -> String {
@@ -52,13 +64,7 @@ impl Policy<'_> {
     }
 
     fn filters(&self) -> Vec<Value> {
-        let limits = json!({"limits": [{"name": "load", "requests": self.requests_per_minute, "per": "60s"}]});
-        let controls = [
-            ("security-headers", json!({})),
-            ("tls-policy", json!({})),
-            ("jwt-auth", self.issuer.jwt_auth_configuration()),
-            ("rate-limit", limits),
-        ];
+        let controls = controls(self.issuer, self.requests_per_minute);
         match self.filters {
             Filters::None => Vec::new(),
             Filters::Four => controls

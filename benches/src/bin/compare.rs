@@ -8,10 +8,11 @@ use portcullis_benches::kind::{Kind, Program};
 use portcullis_benches::load::{self, Outcome, Protocol};
 use portcullis_benches::machine::Machine;
 use portcullis_benches::peer::{Peer, Programs, Setting, Tokens, UNREACHED_LIMIT};
+use portcullis_benches::program::{is_proxy, named};
 use portcullis_benches::report::{self, Report};
 use portcullis_benches::{effects, nginx, plot, process};
 use portcullis_tests::build_folder::installed;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -89,16 +90,12 @@ struct Arguments {
 /// Closed-loop requests before a peer is measured for the first time.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Under this name, the program is the proxy: what is measured is built from the same source by the same command.
-const PROXY: &str = "portcullis";
-
 /// The proxy's own, see `host/proxy/src/main.rs`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let name = std::env::args_os().next().map(PathBuf::from);
-    if name.is_some_and(|name| name.file_name().is_some_and(|name| name == PROXY)) {
+    if is_proxy() {
         return portcullis::cli::run();
     }
     match compare(Arguments::parse()) {
@@ -251,18 +248,6 @@ fn leave_out(kinds: &[Kind]) -> String {
     let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
     let names = names.join(",");
     format!("{names} cannot be had; leave out with --without {names}")
-}
-
-/// A program under the proxy's name: it may be this one, which goes by that.
-fn named(folder: &TempDir, what: &str, program: &Path) -> Result<PathBuf> {
-    let place = folder.path().join(what);
-    std::fs::create_dir(&place)?;
-    let link = place.join(PROXY);
-    let program = program
-        .canonicalize()
-        .with_context(|| format!("cannot read {}", program.display()))?;
-    std::os::unix::fs::symlink(program, &link).context("cannot name a program portcullis")?;
-    Ok(link)
 }
 
 /// What the programs say of themselves, a line each, and which builds of ours they are.

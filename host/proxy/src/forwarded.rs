@@ -165,8 +165,13 @@ fn append_forwarded_for(headers: &mut HeaderMap, client: &HeaderValue) {
 
 /// A fresh id, a random UUID. It names the request in logs and answers; nothing rests on its being hard to guess.
 pub(crate) fn request_id() -> HeaderValue {
+    request_id_of(fastrand::u128(..))
+}
+
+/// The one made of these random bits.
+pub(crate) fn request_id_of(random: u128) -> HeaderValue {
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-    let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+    let id = uuid::Builder::from_random_bytes(random.to_le_bytes()).into_uuid();
     id.as_hyphenated().encode_lower(&mut text);
     HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text))
         .unwrap_or_else(|_| HeaderValue::from_static(""))

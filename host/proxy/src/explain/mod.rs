@@ -25,7 +25,7 @@ use rustls::pki_types::CertificateDer;
 
 pub(crate) use explanation::{Explanation, Outcome};
 pub(crate) use prepared::{Answers, GrpcAnswer, Prepared, Said};
-pub(crate) use rehearsal::Time;
+pub(crate) use rehearsal::{Random, Time};
 pub(crate) use stage::Stage;
 
 use run::Traffic;
@@ -144,6 +144,7 @@ pub(crate) fn explain(
         &modules,
         Answers::new(answers.collect()),
         Time::Stands,
+        Random::Drawn,
     )
     .map_err(ExplainError::Policy)?;
     stage.settle();

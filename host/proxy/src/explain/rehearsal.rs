@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header;
+use http::{HeaderValue, header};
 use portcullis_runtime::{
     CalloutError, CalloutId, Embedder, FieldList, Fields as _, GrpcCall, GrpcEvent, GrpcStatus,
     HttpCall, HttpCallResponse, LogLevel, Plugin, PluginId, PluginSpec, QueueTarget, RedisCall,
@@ -19,6 +19,7 @@ use super::explanation::Said;
 use super::prepared::{Answers, GrpcAnswer};
 use crate::canary::Offline;
 use crate::embedder::{log_level, one_line};
+use crate::forwarded;
 use crate::limits::{CALLOUTS_MAX, HELD_MAX};
 
 /// Whether time passes while a request is held.
@@ -28,6 +29,16 @@ pub(crate) enum Time {
     Stands,
     /// As long as an exchange may be held, real time is waited for.
     Passes,
+}
+
+/// Where random bytes come from: those that plugins ask for, and those of a request's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Random {
+    /// The system.
+    Drawn,
+    /// A sequence that begins anew with each stage: what a guest does with them (a hash's order, the digits of an id) takes more or fewer operators
+    /// from run to run otherwise.
+    Repeated,
 }
 
 /// A timer of a plugin.
@@ -62,13 +73,20 @@ pub(super) struct Rehearsal {
     delivered: Cell<usize>,
     timers: RefCell<Vec<Timer>>,
     time: Time,
+    /// Of [`Random::Repeated`]; nothing where bytes are drawn.
+    repeated: Option<RefCell<fastrand::Rng>>,
     /// Until when an exchange may be held.
     held_until: Cell<Instant>,
     woken: Cell<bool>,
 }
 
 impl Rehearsal {
-    pub(super) fn new(names: Vec<String>, answers: Answers, time: Time) -> Rc<Self> {
+    pub(super) fn new(
+        names: Vec<String>,
+        answers: Answers,
+        time: Time,
+        random: Random,
+    ) -> Rc<Self> {
         Rc::new(Self {
             offline: Offline::new(),
             log_level: log_level(),
@@ -81,6 +99,10 @@ impl Rehearsal {
             delivered: Cell::new(0),
             timers: RefCell::default(),
             time,
+            repeated: match random {
+                Random::Drawn => None,
+                Random::Repeated => Some(RefCell::new(fastrand::Rng::with_seed(0))),
+            },
             held_until: Cell::new(Instant::now()),
             woken: Cell::new(false),
         })
@@ -99,6 +121,14 @@ impl Rehearsal {
     /// The callout that a plugin asked for last and that was not made.
     pub(super) fn waits_for(&self, plugin: &str) -> Option<String> {
         self.unanswered.borrow().get(plugin).cloned()
+    }
+
+    /// A request's id.
+    pub(super) fn request_id(&self) -> HeaderValue {
+        match &self.repeated {
+            None => forwarded::request_id(),
+            Some(repeated) => forwarded::request_id_of(repeated.borrow_mut().u128(..)),
+        }
     }
 
     /// Runs the timer of every plugin that has one, once.
@@ -262,7 +292,10 @@ impl Embedder for Rehearsal {
     }
 
     fn random(&self, out: &mut [u8]) {
-        self.offline.random(out);
+        match &self.repeated {
+            None => self.offline.random(out),
+            Some(repeated) => repeated.borrow_mut().fill(out),
+        }
     }
 
     fn log(&self, plugin: &PluginSpec, level: LogLevel, message: &[u8]) {

@@ -73,7 +73,7 @@ impl<'q> Run<'q> {
             rehearsal: Rc::clone(&stage.rehearsal),
             seen: Rc::default(),
             phases: Vec::new(),
-            id: forwarded::request_id(),
+            id: stage.rehearsal.request_id(),
         }
     }
 

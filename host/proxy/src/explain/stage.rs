@@ -8,7 +8,7 @@ use portcullis_runtime::{Chain, Plugin, PluginId, Recorder};
 
 use super::explanation::Started;
 use super::prepared::Answers;
-use super::rehearsal::{Rehearsal, Time};
+use super::rehearsal::{Random, Rehearsal, Time};
 use crate::canary;
 use crate::modules::Modules;
 use crate::policy::{FilterInstance, Policy, PolicyErrors, Route};
@@ -28,9 +28,10 @@ impl<'p> Stage<'p> {
         modules: &Modules,
         answers: Answers,
         time: Time,
+        random: Random,
     ) -> Result<Self, PolicyErrors> {
         let names = policy.instances.iter().map(|it| it.name.clone()).collect();
-        let rehearsal = Rehearsal::new(names, answers, time);
+        let rehearsal = Rehearsal::new(names, answers, time, random);
         let shared = Arc::default();
         let mut plugins: Vec<Option<Rc<Plugin>>> = Vec::new();
         let mut problems = Vec::new();

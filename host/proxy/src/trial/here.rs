@@ -10,7 +10,7 @@ use super::exchange::{Miss, Tried, compare, outcome};
 use super::question::{answers, questions};
 use super::report::Verdict;
 use super::scene::{self, Certificate, Control, Surroundings};
-use crate::explain::{Answers, Explanation, Outcome, Question, Stage, Time};
+use crate::explain::{Answers, Explanation, Outcome, Question, Random, Stage, Time};
 use crate::module_cache::DiskCache;
 use crate::modules::Modules;
 use crate::policy::{Policy, PolicyErrors};
@@ -23,6 +23,7 @@ pub(crate) struct Here<'t> {
     cache: DiskCache,
     /// Of the case before: the module is compiled and linked once.
     modules: Modules,
+    random: Random,
 }
 
 impl<'t> Here<'t> {
@@ -37,6 +38,15 @@ impl<'t> Here<'t> {
             runtime,
             cache: DiskCache::of_user(),
             modules: Modules::default(),
+            random: Random::Drawn,
+        }
+    }
+
+    /// The same with random bytes that are the same in each run.
+    pub(crate) fn repeating(self) -> Self {
+        Self {
+            random: Random::Repeated,
+            ..self
         }
     }
 
@@ -79,7 +89,7 @@ impl<'t> Here<'t> {
         if !problems.is_empty() {
             return Err(Miss::refused(&problems));
         }
-        let stage = Stage::start(&policy, &modules, answers, Time::Passes);
+        let stage = Stage::start(&policy, &modules, answers, Time::Passes, self.random);
         self.modules = modules;
         let stage = stage.map_err(|PolicyErrors(problems)| Miss::refused(&problems))?;
         Ok(run(&stage, &questions))
