@@ -121,6 +121,12 @@ const FRAMINGS: &[Framing] = &[
         (400, true),
     ),
     (
+        "a chunk whose length is none",
+        "POST /public HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
+        (400, true),
+        (400, true),
+    ),
+    (
         "two lengths",
         "POST /public HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
         (400, false),

@@ -146,6 +146,13 @@ fn requests() -> Vec<(&'static str, Vec<u8>, u16)> {
             400,
         ),
         (
+            "a chunk whose length is none",
+            raw(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
+            ),
+            400,
+        ),
+        (
             "a folded header",
             raw("GET / HTTP/1.1\r\nhost: a\r\nx-a: b\r\n c\r\n\r\n"),
             400,

@@ -6,8 +6,13 @@ use crate::load::Protocol;
 use crate::machine::Machine;
 use crate::ratios::{Aim, RATIOS};
 use crate::statistics::{Spread, median, spread};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
+
+/// In a text that is more than a report: what follows is one.
+pub const BEGIN: &str = "<!-- compare: what stands here is written by `compare --markdown` -->";
+/// Where it ends.
+pub const END: &str = "<!-- compare: end -->";
 
 /// All rounds, and under which conditions they ran.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -100,6 +105,21 @@ impl Report {
         }))?)
     }
 
+    /// As [`Report::markdown`], in its place in a longer text: between the lines [`BEGIN`] and [`END`].
+    ///
+    /// # Errors
+    /// When `text` has one of them without the other behind it.
+    pub fn placed(&self, text: &str) -> Result<String> {
+        let (before, rest) = text
+            .split_once(BEGIN)
+            .with_context(|| format!("no line `{BEGIN}`"))?;
+        let (_, after) = rest
+            .split_once(END)
+            .with_context(|| format!("no line `{END}` behind `{BEGIN}`"))?;
+        let markdown = self.markdown();
+        Ok(format!("{before}{BEGIN}\n\n{markdown}\n{END}{after}"))
+    }
+
     /// The conditions, the ratios, the figures, what each peer does, and the limits of all this.
     pub fn markdown(&self) -> String {
         [
@@ -167,12 +187,11 @@ impl Report {
                         Aim::AtMost(value) => ("≤", value),
                         Aim::AtLeast(value) => ("≥", value),
                     };
-                    let met = if aim.met(spread.median) {
-                        "met"
-                    } else {
-                        "missed"
-                    };
-                    format!("{sign} {value}, {met}")
+                    match ratio.obstacle {
+                        _ if aim.met(spread.median) => format!("{sign} {value}, met"),
+                        None => format!("{sign} {value}, missed"),
+                        Some(why) => format!("{sign} {value}, missed: {why}"),
+                    }
                 }
             };
             // Writing to a string cannot fail.
@@ -331,6 +350,19 @@ pub(crate) mod tests {
             .expect("the figures");
         assert!(ratios < figures);
         assert!(!text.contains("NaN"));
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_the_one_before() -> Result<()> {
+        let old = format!("# Head\n\n{BEGIN}\nold\n{END}\n\ntail\n");
+        let new = report(2).placed(&old)?;
+        assert!(new.starts_with("# Head\n\n") && new.ends_with(&format!("\n{END}\n\ntail\n")));
+        assert!(new.contains(&report(2).markdown()) && !new.contains("old"));
+        assert_eq!(report(2).placed(&new)?, new);
+        for wrong in ["", BEGIN, END, &format!("{END}{BEGIN}")] {
+            assert!(report(2).placed(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
     }
 
     #[test]

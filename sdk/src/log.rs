@@ -65,41 +65,39 @@ pub(crate) fn push_fields(line: &mut String, fields: &[(&str, Field<'_>)]) {
     }
 }
 
-/// Appends `text` as a JSON string (RFC 8259 §7).
+/// Appends `text` as a JSON string (RFC 8259 §7). What needs no escape is copied in runs: a refusal writes some 300
+/// characters, and pushed one by one they were half of what it cost.
 pub(crate) fn push_json_string(line: &mut String, text: &str) {
+    let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
     line.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            '\n' => line.push_str("\\n"),
-            '\r' => line.push_str("\\r"),
-            '\t' => line.push_str("\\t"),
-            '\0'..='\u{1f}' => {
+    let mut rest = text;
+    while let Some(at) = rest.bytes().position(is_escaped)
+        && let Some((run, escaped)) = rest.split_at_checked(at)
+        && let Some(byte) = escaped.bytes().next()
+    {
+        line.push_str(run);
+        match byte {
+            b'"' => line.push_str("\\\""),
+            b'\\' => line.push_str("\\\\"),
+            b'\n' => line.push_str("\\n"),
+            b'\r' => line.push_str("\\r"),
+            b'\t' => line.push_str("\\t"),
+            control => {
                 line.push_str("\\u00");
-                let code = u32::from(character);
-                line.extend(char::from_digit(code >> 4, 16));
-                line.extend(char::from_digit(code & 15, 16));
+                line.extend(char::from_digit(u32::from(control >> 4), 16));
+                line.extend(char::from_digit(u32::from(control & 15), 16));
             }
-            other => line.push(other),
         }
+        // What is escaped is one byte long.
+        rest = escaped.get(1..).unwrap_or_default();
     }
+    line.push_str(rest);
     line.push('"');
 }
 
 /// Appends a number in decimal, without the formatting machinery.
-pub(crate) fn push_number(line: &mut String, mut number: u64) {
-    let at = line.len();
-    loop {
-        line.insert(
-            at,
-            char::from(b'0' + u8::try_from(number % 10).unwrap_or(0)),
-        );
-        number /= 10;
-        if number == 0 {
-            return;
-        }
-    }
+pub(crate) fn push_number(line: &mut String, number: u64) {
+    line.push_str(itoa::Buffer::new().format(number));
 }
 
 /// At most [`limits::LOG_BYTES_MAX`] bytes, cut between characters.

@@ -9,7 +9,7 @@ use portcullis_benches::load::{self, Outcome, Protocol};
 use portcullis_benches::machine::Machine;
 use portcullis_benches::peer::{Peer, Programs, Setting, Tokens, UNREACHED_LIMIT};
 use portcullis_benches::program::{is_proxy, named};
-use portcullis_benches::report::Report;
+use portcullis_benches::report::{self, Report};
 use portcullis_benches::{effects, nginx, plot, process};
 use portcullis_tests::build_folder::installed;
 use std::path::PathBuf;
@@ -82,7 +82,7 @@ struct Arguments {
     /// Write every figure of every round to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the tables to this file as Markdown
+    /// Write the tables to this file as Markdown; in a file that has the marks of one, as docs/benchmarks.md, in the place of the tables before
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 }
@@ -125,7 +125,7 @@ fn compare(mut arguments: Arguments) -> Result<()> {
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let programs = programs(&arguments, &kinds, &folder)?;
-    let versions = versions(&programs);
+    let versions = versions(&programs, &arguments);
     if let Some(pinning) = machine.pinning {
         process::pin(pinning.upstream)?;
     }
@@ -250,17 +250,23 @@ fn leave_out(kinds: &[Kind]) -> String {
     format!("{names} cannot be had; leave out with --without {names}")
 }
 
-/// What the programs say of themselves, a line each.
-fn versions(programs: &Programs) -> Vec<String> {
-    let own = Some(&programs.portcullis);
+/// What the programs say of themselves, a line each, and which builds of ours they are.
+fn versions(programs: &Programs, arguments: &Arguments) -> Vec<String> {
+    let file = |file: &PathBuf| format!(" ({})", file.display());
+    let own = match &arguments.portcullis {
+        Some(of) => file(of),
+        None => " (the `release` build within `compare`: neither LTO nor guided by a profile)"
+            .to_owned(),
+    };
+    let baseline = arguments.baseline.as_ref().map(file).unwrap_or_default();
     [
-        (own, "--version"),
-        (programs.baseline.as_ref(), "--version"),
-        (programs.envoy.as_ref(), "--version"),
-        (programs.nginx.as_ref(), "-v"),
+        (Some(&programs.portcullis), "--version", own),
+        (programs.baseline.as_ref(), "--version", baseline),
+        (programs.envoy.as_ref(), "--version", String::new()),
+        (programs.nginx.as_ref(), "-v", String::new()),
     ]
     .into_iter()
-    .filter_map(|(program, argument)| {
+    .filter_map(|(program, argument, which)| {
         let output = Command::new(program?).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
@@ -269,7 +275,7 @@ fn versions(programs: &Programs) -> Vec<String> {
         let line = line.trim().rsplit('\t').next()?;
         Some(match line.split_once("  version: ") {
             Some((_, version)) => format!("envoy {version}"),
-            None => line.to_owned(),
+            None => format!("{line}{which}"),
         })
     })
     .collect()
@@ -286,7 +292,15 @@ fn write(report: &Report, arguments: &Arguments) -> Result<()> {
         files.push((out.join("cost.svg"), plot::cost(report)));
     }
     files.extend(arguments.json.clone().map(|file| (file, json)));
-    files.extend(arguments.markdown.clone().map(|file| (file, markdown)));
+    if let Some(file) = &arguments.markdown {
+        let text = match std::fs::read_to_string(file) {
+            Ok(old) if old.contains(report::BEGIN) => report
+                .placed(&old)
+                .with_context(|| file.display().to_string())?,
+            _ => markdown,
+        };
+        files.push((file.clone(), text));
+    }
     for (file, text) in files {
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }

@@ -73,6 +73,9 @@ impl Body for RequestBody {
                 if frame.is_none() || incoming.is_end_stream() {
                     stream.request_is_read();
                 }
+                if let Some(Err(_)) = &frame {
+                    stream.request_is_broken();
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyFault::from)))
             }
             Self::Filtered(filtered) => filtered.poll_frame(context),

@@ -142,7 +142,12 @@ impl Filtered {
         self.stream.watch(self.direction, context);
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
         Poll::Ready(match frame {
-            Some(Err(error)) => Err(error.into()),
+            Some(Err(error)) => {
+                if self.direction == Direction::Request {
+                    self.stream.request_is_broken();
+                }
+                Err(error.into())
+            }
             Some(Ok(frame)) => Ok(self.run(frame)),
             None => {
                 self.end();

@@ -66,6 +66,7 @@ pub(crate) async fn forward(
                     stream.clear_diversion();
                     Forwarded::Diverted(diversion)
                 }
+                Err(_) if stream.is_request_broken() => Forwarded::Fault(UpstreamFault::Request),
                 Err(fault) => Forwarded::Fault(fault),
             });
         }
@@ -142,5 +143,6 @@ pub(crate) fn flags_of(fault: UpstreamFault) -> Flags {
         UpstreamFault::Closed => Flags::UPSTREAM_CLOSED,
         UpstreamFault::Protocol => Flags::UPSTREAM_PROTOCOL,
         UpstreamFault::Timeout => Flags::UPSTREAM_TIMEOUT,
+        UpstreamFault::Request => Flags::DOWNSTREAM_PROTOCOL,
     }
 }

@@ -66,6 +66,7 @@ impl From<UpstreamFault> for Problem {
                 Self::new(StatusCode::BAD_GATEWAY, "bad answer from upstream")
             }
             UpstreamFault::Timeout => Self::new(StatusCode::GATEWAY_TIMEOUT, "upstream timed out"),
+            UpstreamFault::Request => Self::new(StatusCode::BAD_REQUEST, "bad request body"),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::phase::{Answered, Reset, Settled, settle_headers, settle_with_body, s
 use crate::reroute;
 use crate::response::{answer, held_too_long, relay, respond};
 use crate::stream::{Diversion, Flags, Record, Stream};
+use crate::upstream::UpstreamFault;
 
 /// Serves one request; none is begun where the connection is to take no more.
 ///
@@ -139,6 +140,9 @@ async fn run(
         match settled {
             Settled::Passed => {}
             Settled::Respond => return respond(&stream).await,
+            Settled::Reset if stream.is_request_broken() => {
+                return no_answer(&stream, UpstreamFault::Request).await;
+            }
             Settled::Reset | Settled::WantsBody => return Err(Reset),
             Settled::TooLong => return held_too_long(&stream).await,
         }
@@ -194,14 +198,19 @@ async fn run(
     match forward(&stream, upstream, request, again).await {
         Forwarded::Answer(answered) => relay(&stream, *answered, upgrade).await,
         Forwarded::Fault(fault) => {
-            stream.flag(flags_of(fault));
             let cluster = &upstream.cluster.policy.name;
             tracing::debug!(cluster, %fault, "no answer from upstream");
-            answer(&stream, &Problem::from(fault)).await
+            no_answer(&stream, fault).await
         }
         Forwarded::Diverted(Diversion::Respond) => respond(&stream).await,
         Forwarded::Diverted(Diversion::Reset) => Err(Reset),
     }
+}
+
+/// Tells the client that no answer of an upstream is to be had.
+async fn no_answer(stream: &Rc<Stream>, fault: UpstreamFault) -> Answered {
+    stream.flag(flags_of(fault));
+    answer(stream, &Problem::from(fault)).await
 }
 
 /// A request that cannot be routed, answered all the same with the headers that filters put on answers. These see an empty GET in its

@@ -120,6 +120,7 @@ pub(crate) struct Stream {
     http: RefCell<Option<HttpStream>>,
     token: Cell<Option<StreamToken>>,
     diversion: Cell<Option<Diversion>>,
+    request_broken: Cell<bool>,
     answered: Cell<bool>,
     finished: Cell<bool>,
     woken: [Cell<bool>; 2],
@@ -144,6 +145,7 @@ impl Stream {
             http: RefCell::new(None),
             token: Cell::new(None),
             diversion: Cell::new(None),
+            request_broken: Cell::new(false),
             answered: Cell::new(false),
             finished: Cell::new(false),
             woken: Default::default(),
@@ -258,6 +260,16 @@ impl Stream {
                 waker.wake();
             }
         }
+    }
+
+    /// The request's body ended before its end: what the client sent is no HTTP, or it went away.
+    pub(crate) fn request_is_broken(&self) {
+        self.request_broken.set(true);
+    }
+
+    /// Whether it did.
+    pub(crate) fn is_request_broken(&self) -> bool {
+        self.request_broken.get()
     }
 
     /// Counts bytes of a body.

@@ -107,6 +107,9 @@ pub(crate) enum UpstreamFault {
     /// No answer in time.
     #[error("no answer in time")]
     Timeout,
+    /// It has no fault: the client's body is no HTTP, or broke off, so the request could not be sent to its end.
+    #[error("the request's body cannot be read")]
+    Request,
 }
 
 /// A connection without HTTP on it.

@@ -16,8 +16,6 @@
 //!   hash whose key is random and known to the workers only (`seed.rs`), so that nobody can look for such keys, or
 //!   for keys that fill one shard.
 
-use core::fmt::Write as _;
-
 use portcullis_sdk::{Change, Error, SharedStore};
 
 use crate::gcra::Limit;
@@ -100,7 +98,8 @@ impl Table {
         self.key.push_str(&self.prefix);
         // Multiply and shift: the shards need not be a power of two.
         let index = (u128::from(place) * u128::from(self.shards)) >> 64;
-        let _infallible = write!(self.key, "{index:x}");
+        let index = u64::try_from(index).unwrap_or(u64::MAX);
+        self.key.push_str(itoa::Buffer::new().format(index));
 
         let counted = store.update(&self.key, &mut self.shard, |old, new| {
             let old = old.unwrap_or_default();
