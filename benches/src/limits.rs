@@ -2,12 +2,14 @@
 
 use crate::ratios::RATIOS;
 use crate::report::Report;
-use crate::statistics::median;
+use crate::statistics::{median, spread};
 
 /// Where load generator and upstream, on one processor, take more of it than this, they and not the peer are the limit.
 const BUSY: f64 = 0.95;
 /// A peer that is asked for more than this share of what it can do queues, and its latencies are of the queue.
 const OVERLOADED: f64 = 0.9;
+/// More of the processors' time that the hypervisor took than this is worth a word.
+const STOLEN: f64 = 0.03;
 
 impl Report {
     /// What a reader has to know before believing the figures.
@@ -23,6 +25,13 @@ impl Report {
             limits.push(format!(
                 "The load average was {:.1} at the beginning: other work ran beside, so absolute figures and single rounds say little, ratios more.",
                 self.machine.load_average
+            ));
+        }
+        if let Some(stolen) = spread(&self.stolen_shares).filter(|it| it.max > STOLEN) {
+            limits.push(format!(
+                "The hypervisor took {:.0} % of the processors' time in the median round, {:.0} % in the worst: CPU times are too high by that, ratios less so.",
+                stolen.median * 100.0,
+                stolen.max * 100.0
             ));
         }
         if self.rounds() < 15 {
@@ -85,6 +94,7 @@ mod tests {
         let good = report(15);
         for what in [
             "load average",
+            "hypervisor",
             "a look",
             "was full",
             "`envoy-four` over",
@@ -106,7 +116,14 @@ mod tests {
         for turn in &mut bad.turns {
             turn.saturation.load_share = 0.8;
         }
-        for what in ["load average was 3.0", "2 rounds", "was full", "moved from"] {
+        bad.stolen_shares = vec![0.4, 0.02];
+        for what in [
+            "load average was 3.0",
+            "21 % of the processors' time in the median round, 40 % in the worst",
+            "2 rounds",
+            "was full",
+            "moved from",
+        ] {
             assert!(said(&bad, what), "{what}");
         }
     }

@@ -65,6 +65,37 @@ impl Machine {
     }
 }
 
+/// The processors' time since they started, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    stolen: u64,
+    all: u64,
+}
+
+impl Ticks {
+    /// Now; nothing where the kernel does not say it.
+    pub fn now() -> Option<Self> {
+        Self::read(&read_to_string("/proc/stat").ok()?)
+    }
+
+    /// proc(5), `stat`: user, nice, system, idle, iowait, irq, softirq, steal; what follows is in these.
+    fn read(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks = line.split_whitespace().take(8).map(str::parse);
+        let ticks: Vec<u64> = ticks.collect::<Result<_, _>>().ok()?;
+        Some(Self {
+            stolen: *ticks.get(7)?,
+            all: ticks.iter().sum(),
+        })
+    }
+
+    /// The share of the processors' time since then that the hypervisor gave to others while somebody here wanted it.
+    pub fn stolen_since(self, then: Self) -> f64 {
+        let all = self.all.saturating_sub(then.all).max(1);
+        self.stolen.saturating_sub(then.stolen) as f64 / all as f64
+    }
+}
+
 fn pinning(processors: &[usize]) -> Option<Pinning> {
     let mut allowed = processors.iter().copied();
     let (peer, load) = (allowed.next()?, allowed.next()?);
@@ -110,6 +141,18 @@ mod tests {
             "Fast: 3 GHz"
         );
         assert_eq!(model(""), "unknown processor");
+    }
+
+    #[test]
+    fn what_is_stolen_is_the_eighth_figure() {
+        let of = |text: &str| Ticks::read(text);
+        let then = of("cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 1\n").expect("a line");
+        let now = of("cpu  20 0 20 140 0 0 0 20 9 0\n").expect("a line");
+        assert!((now.stolen_since(then) - 0.1).abs() < 1e-9);
+        assert!(now.stolen_since(now).abs() < 1e-9);
+        for odd in ["", "cpu  1 2 3", "intr 1", "cpu  1 2 3 4 5 6 7 x"] {
+            assert_eq!(of(odd), None, "{odd}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Report {
     pub connections: usize,
     /// Programs and their versions, as they say.
     pub versions: Vec<String>,
+    /// Which share of the processors' time the hypervisor took, round by round; empty where the kernel does not say it.
+    pub stolen_shares: Vec<f64>,
     /// Every peer's turn in every round.
     pub turns: Vec<Turn>,
 }
@@ -97,6 +99,7 @@ impl Report {
                 "seconds": self.seconds,
                 "connections": self.connections,
                 "versions": self.versions,
+                "stolen_shares": self.stolen_shares,
             },
             "limits": self.limits(),
             "peers": peers,
@@ -317,6 +320,7 @@ pub(crate) mod tests {
             seconds: 4.0,
             connections: 16,
             versions: vec!["portcullis 0.1.0".to_owned()],
+            stolen_shares: vec![0.0; rounds],
             turns,
         }
     }

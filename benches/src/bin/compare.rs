@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum as _};
 use portcullis_benches::figures::{Open, Saturation, Turn, micros, open_rate};
 use portcullis_benches::kind::{Kind, Program};
 use portcullis_benches::load::{self, Outcome, Protocol};
-use portcullis_benches::machine::Machine;
+use portcullis_benches::machine::{Machine, Ticks};
 use portcullis_benches::peer::{Peer, Programs, Setting, Tokens, UNREACHED_LIMIT};
 use portcullis_benches::program::{is_proxy, named};
 use portcullis_benches::report::{self, Report};
@@ -175,10 +175,16 @@ fn compare(mut arguments: Arguments) -> Result<()> {
         seconds: arguments.seconds,
         connections: bench.connections,
         versions,
+        stolen_shares: Vec::new(),
         turns: Vec::new(),
     };
     for round in 1..=usize::from(arguments.rounds) {
+        let before = Ticks::now();
         report.turns.extend(bench.round(round, &subjects)?);
+        let stolen = before
+            .zip(Ticks::now())
+            .map(|(before, now)| now.stolen_since(before));
+        report.stolen_shares.extend(stolen);
     }
     write(&report, &arguments)
 }

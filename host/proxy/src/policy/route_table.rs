@@ -156,3 +156,80 @@ impl RouteTable {
         suffixes.find_map(|suffix| self.below.get(suffix))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::tests::{folder, parse};
+    use super::{HostPattern, RouteTable};
+
+    /// As the contract says it: the first host that matches in `hosts`, the first of its routes whose prefix does.
+    fn by_looking_at_each<'t>(table: &'t RouteTable, host: &str, path: &str) -> Option<&'t str> {
+        let matches = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(name) => name == host,
+            HostPattern::Below(suffix) => {
+                host.len() > suffix.len() && host.ends_with(suffix.as_str())
+            }
+            HostPattern::Any => true,
+        };
+        let found = table.hosts().iter().find(|it| matches(&it.host))?;
+        let route = found.routes.iter().find(|it| it.prefix.matches(path))?;
+        Some(&route.name)
+    }
+
+    #[test]
+    fn the_table_finds_what_a_look_at_each_route_would() {
+        const HOSTS: [&str; 8] = ["", "a", "b.a", "*.a", "*.b.a", "c.b.a", "*.c", "x.c"];
+        const ASKED: [&str; 10] = [
+            "a", ".a", "b.a", "c.b.a", "d.c.b.a", "x.c", "y.c", "c", "", "\u{e9}.a",
+        ];
+        const SEGMENTS: [&str; 5] = ["a", "b", "ab", "%2F", "\u{e9}"];
+        let folder = folder();
+        let mut random = fastrand::Rng::with_seed(9);
+        let path = |random: &mut fastrand::Rng| -> String {
+            let segments = (0..random.usize(0..4)).map(|_| random.choice(SEGMENTS).unwrap_or("a"));
+            let path: String = segments.map(|it| format!("/{it}")).collect();
+            if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path
+            }
+        };
+        let mut found = 0;
+        for _ in 0..200 {
+            let routes: BTreeSet<_> = (0..random.usize(1..24))
+                .map(|_| (random.choice(HOSTS).unwrap_or(""), path(&mut random)))
+                .filter(|(_, prefix)| prefix.is_ascii() && !prefix.contains('%'))
+                .collect();
+            let mut text = "listeners: [{name: in, address: 127.0.0.1:8080}]\n\
+                            clusters: [{name: up, endpoints: ['127.0.0.1:9000']}]\n\
+                            routes:\n- {name: last, cluster: up, host: z}\n"
+                .to_owned();
+            for (number, (host, prefix)) in routes.iter().enumerate() {
+                let host = if host.is_empty() {
+                    String::new()
+                } else {
+                    format!(", host: '{host}'")
+                };
+                text.push_str(&format!(
+                    "- {{name: r{number}, cluster: up, prefix: {prefix}{host}}}\n"
+                ));
+            }
+            let table = parse(folder.path(), &text).unwrap().table;
+            for _ in 0..100 {
+                let host = random.choice(ASKED).unwrap_or("a");
+                let mut path = path(&mut random);
+                path.push_str(random.choice(["", "", "/", "//", "/a/b/c/d"]).unwrap_or(""));
+                let name = table.find(host, &path).map(|it| it.name.as_str());
+                assert_eq!(
+                    name,
+                    by_looking_at_each(&table, host, &path),
+                    "{host} {path}\n{text}"
+                );
+                found += usize::from(name.is_some());
+            }
+        }
+        assert!((2_000..18_000).contains(&found), "{found} of 20000");
+    }
+}

@@ -8,7 +8,7 @@ mod hostile;
 mod schema;
 
 /// A folder with a certificate, its key, another key, a module and one that authenticates.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let other = rcgen::KeyPair::generate().unwrap();
@@ -51,7 +51,7 @@ clusters: [{name: up, endpoints: [127.0.0.1:9000]}]
 routes: [{name: all, cluster: up}]
 ";
 
-fn parse(folder: &Path, text: &str) -> Result<Policy, String> {
+pub(super) fn parse(folder: &Path, text: &str) -> Result<Policy, String> {
     let policy =
         Policy::parse(Path::new("p.yaml"), folder, text).map_err(|errors| errors.to_string());
     if policy.is_ok() {
