@@ -28,7 +28,7 @@ const GROWTH_BYTES_MAX: u64 = 48 << 20;
 pub(crate) struct Scene {
     pub(crate) served: Served,
     pub(crate) address: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 pub(crate) fn scene(upstream: SocketAddr) -> Result<Scene> {
@@ -42,6 +42,7 @@ pub(crate) fn scene(upstream: SocketAddr) -> Result<Scene> {
     let address = free_address()?;
     let policy: Value = json!({
         "workers": 1,
+        "access_log": folder.path().join("access.log"),
         "listeners": [{"name": "plain", "address": address.to_string()}],
         "clusters": [
             {"name": "upstream", "endpoints": [upstream.to_string()], "request_timeout": "off"},
@@ -63,11 +64,21 @@ pub(crate) fn scene(upstream: SocketAddr) -> Result<Scene> {
     Ok(Scene {
         served: Served::start(&policy)?,
         address,
-        _folder: folder,
+        folder,
     })
 }
 
 impl Scene {
+    /// Waits until the access log has so many lines of a POST with just this flag.
+    fn has_logged(&self, flag: &str, lines: usize) -> Result<()> {
+        let flag = format!("\"flags\":\"{flag}\"");
+        until(Duration::from_secs(20), &flag, || {
+            let log = std::fs::read_to_string(self.folder.path().join("access.log"))?;
+            let posts = log.lines().filter(|it| it.contains("\"method\":\"POST\""));
+            Ok(posts.filter(|it| it.contains(&flag)).count() == lines)
+        })
+    }
+
     /// A request after this one is served, and nothing has panicked.
     pub(crate) fn serves(&self) -> Result<()> {
         let answer = Route::plain(self.address).send(&Request::get("/"))?;
@@ -239,6 +250,7 @@ fn odd_requests_get_their_status() -> Result<()> {
         "{failures}\n{}",
         scene.served.process.last_words()
     );
+    scene.has_logged("DPE", 1)?;
     // What hyper refuses by itself is counted when the connection ends.
     until(Duration::from_secs(20), "the unreadable heads", || {
         let count = |reason| {
@@ -368,7 +380,7 @@ fn a_client_that_aborts_ends_its_request_at_the_upstream() -> Result<()> {
         {}
         scene.serves()?;
     }
-    Ok(())
+    scene.has_logged("DC", 20)
 }
 
 #[test]

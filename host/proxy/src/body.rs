@@ -73,8 +73,8 @@ impl Body for RequestBody {
                 if frame.is_none() || incoming.is_end_stream() {
                     stream.request_is_read();
                 }
-                if let Some(Err(_)) = &frame {
-                    stream.request_is_broken();
+                if let Some(Err(error)) = &frame {
+                    stream.request_is_broken(error);
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyFault::from)))
             }

@@ -144,7 +144,7 @@ impl Filtered {
         Poll::Ready(match frame {
             Some(Err(error)) => {
                 if self.direction == Direction::Request {
-                    self.stream.request_is_broken();
+                    self.stream.request_is_broken(&error);
                 }
                 Err(error.into())
             }

@@ -143,6 +143,7 @@ pub(crate) fn flags_of(fault: UpstreamFault) -> Flags {
         UpstreamFault::Closed => Flags::UPSTREAM_CLOSED,
         UpstreamFault::Protocol => Flags::UPSTREAM_PROTOCOL,
         UpstreamFault::Timeout => Flags::UPSTREAM_TIMEOUT,
-        UpstreamFault::Request => Flags::DOWNSTREAM_PROTOCOL,
+        // Set where the body broke: only there it is known how.
+        UpstreamFault::Request => Flags::default(),
     }
 }

@@ -5,6 +5,7 @@
 //! its filters still see log, done and delete.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -92,6 +93,17 @@ impl Flags {
         let set = Self::NAMES.iter().filter(|(flag, _)| self.0 & flag.0 != 0);
         set.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
     }
+}
+
+/// Whether what came cannot be read (hyper tells it of chunks by the kind of an I/O error), rather than that nothing more comes.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>());
+    source.is_some_and(|it| {
+        matches!(
+            it.kind(),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+        )
+    })
 }
 
 /// How a filter ended an exchange out of turn.
@@ -263,8 +275,13 @@ impl Stream {
     }
 
     /// The request's body ended before its end: what the client sent is no HTTP, or it went away.
-    pub(crate) fn request_is_broken(&self) {
+    pub(crate) fn request_is_broken(&self, error: &hyper::Error) {
         self.request_broken.set(true);
+        self.flag(if is_malformed(error) {
+            Flags::DOWNSTREAM_PROTOCOL
+        } else {
+            Flags::DOWNSTREAM_CLOSED
+        });
     }
 
     /// Whether it did.
