@@ -41,7 +41,7 @@ const LAYERS: &[&[&str]] = &[
         "log_rate",
         "bounds",
     ],
-    &["memory"],
+    &["memory", "cards"],
     &["state"],
     &["hostcalls"],
     &["metadata", "signature", "exports", "imports"],

@@ -14,6 +14,20 @@ pub const BEGIN: &str = "<!-- compare: what stands here is written by `compare -
 /// Where it ends.
 pub const END: &str = "<!-- compare: end -->";
 
+/// What stands before [`BEGIN`] and behind [`END`] in `text`.
+///
+/// # Errors
+/// When `text` has one of them without the other behind it.
+pub fn around(text: &str) -> Result<(&str, &str)> {
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("no line `{BEGIN}`"))?;
+    let (_, after) = rest
+        .split_once(END)
+        .with_context(|| format!("no line `{END}` behind `{BEGIN}`"))?;
+    Ok((before, after))
+}
+
 /// All rounds, and under which conditions they ran.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Report {
@@ -111,14 +125,9 @@ impl Report {
     /// As [`Report::markdown`], in its place in a longer text: between the lines [`BEGIN`] and [`END`].
     ///
     /// # Errors
-    /// When `text` has one of them without the other behind it.
+    /// As [`around`].
     pub fn placed(&self, text: &str) -> Result<String> {
-        let (before, rest) = text
-            .split_once(BEGIN)
-            .with_context(|| format!("no line `{BEGIN}`"))?;
-        let (_, after) = rest
-            .split_once(END)
-            .with_context(|| format!("no line `{END}` behind `{BEGIN}`"))?;
+        let (before, after) = around(text)?;
         let markdown = self.markdown();
         Ok(format!("{before}{BEGIN}\n\n{markdown}\n{END}{after}"))
     }

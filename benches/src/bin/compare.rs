@@ -12,7 +12,7 @@ use portcullis_benches::program::{is_proxy, named};
 use portcullis_benches::report::{self, Report};
 use portcullis_benches::{effects, nginx, plot, process};
 use portcullis_tests::build_folder::installed;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -122,6 +122,16 @@ fn compare(mut arguments: Arguments) -> Result<()> {
     // What cannot be written is better known before the measurement than after it.
     if let Some(out) = &arguments.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    }
+    for file in arguments.json.iter().chain(&arguments.markdown) {
+        let opened = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(file);
+        opened.with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &arguments.markdown {
+        marked(file)?;
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let programs = programs(&arguments, &kinds, &folder)?;
@@ -299,11 +309,9 @@ fn write(report: &Report, arguments: &Arguments) -> Result<()> {
     }
     files.extend(arguments.json.clone().map(|file| (file, json)));
     if let Some(file) = &arguments.markdown {
-        let text = match std::fs::read_to_string(file) {
-            Ok(old) if old.contains(report::BEGIN) => report
-                .placed(&old)
-                .with_context(|| file.display().to_string())?,
-            _ => markdown,
+        let text = match marked(file)? {
+            Some(old) => report.placed(&old)?,
+            None => markdown,
         };
         files.push((file.clone(), text));
     }
@@ -311,6 +319,16 @@ fn write(report: &Report, arguments: &Arguments) -> Result<()> {
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// The text of `file` if it has the marks between which the tables are to stand.
+fn marked(file: &Path) -> Result<Option<String>> {
+    let old = match std::fs::read_to_string(file) {
+        Ok(old) if old.contains(report::BEGIN) || old.contains(report::END) => old,
+        _ => return Ok(None),
+    };
+    report::around(&old).with_context(|| file.display().to_string())?;
+    Ok(Some(old))
 }
 
 /// What measures.

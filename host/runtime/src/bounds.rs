@@ -1,6 +1,9 @@
 //! What ends a guest: its memory, its time, its own traps.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use wasmtime::ResourceLimiter;
 
@@ -15,6 +18,10 @@ use crate::{
 pub(crate) struct Limiter {
     pub(crate) memory_max: usize,
     pub(crate) memory_bytes: usize,
+    /// There is a second memory that is not the guest's: its cards.
+    pub(crate) has_cards: bool,
+    /// Memories made so far: first the guest's.
+    pub(crate) memories: usize,
     pub(crate) stats: Arc<PluginStats>,
 }
 
@@ -25,6 +32,12 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // The cards come into being behind the guest's memory, and no instruction grows them.
+        if self.has_cards && self.memories == 1 {
+            self.memories = 2;
+            return Ok(true);
+        }
+        self.memories = self.memories.max(1);
         let granted = desired <= self.memory_max;
         if granted {
             self.stats.move_memory_bytes(self.memory_bytes, desired);
@@ -49,11 +62,38 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memories(&self) -> usize {
-        1
+        1 + usize::from(self.has_cards)
     }
 
     fn tables(&self) -> usize {
         TABLES_MAX
+    }
+}
+
+/// How many VMs of the whole process may yet wait for their next exchange. They hold places in the pools that other plugins may need.
+pub(crate) struct IdleRoom(AtomicU32);
+
+impl IdleRoom {
+    pub(crate) fn new(vms: u32) -> Self {
+        Self(AtomicU32::new(vms))
+    }
+
+    /// A place, to be given back by dropping it.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<IdlePlace> {
+        let less = |left: u32| left.checked_sub(1);
+        let taken = self
+            .0
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok().then(|| IdlePlace(Arc::clone(self)))
+    }
+}
+
+/// One of the VMs that an [`IdleRoom`] holds.
+pub(crate) struct IdlePlace(Arc<IdleRoom>);
+
+impl Drop for IdlePlace {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

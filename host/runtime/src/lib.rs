@@ -120,6 +120,7 @@ mod allow;
 mod body;
 mod bounds;
 mod callout;
+mod cards;
 mod chain;
 mod context;
 mod embedder;

@@ -59,8 +59,14 @@ pub const TABLE_ELEMENTS_MAX: usize = 20_000;
 /// Tables of a guest. One is usual; reference types may add some.
 pub const TABLES_MAX: usize = 4;
 /// VMs that the pools of one process hold: 16 plugins × 32 workers × 2 for spares × 2, since a reload stands beside the old policy; and as many
-/// for exchanges with VMs of their own, and for policies from before that still have requests. 16 TiB of the 128 that a process can address.
+/// for exchanges with VMs of their own, and for policies from before that still have requests. 32 TiB of the 128 that a process can address,
+/// since a VM has two memories (see `cards.rs`).
 pub const VMS_MAX: u32 = 4096;
+/// VMs of one snapshot that wait, made new, for their next exchange. 32: what finishes and what begins between two looks at a worker's sockets
+/// differ by less, and some 5 MiB for a guest that writes to 100 KiB.
+pub const IDLE_VMS_MAX: usize = 32;
+/// The part of [`VMS_MAX`] that may wait so in all: an eighth. They hold places in the pools that other plugins may need.
+pub const IDLE_VMS_PART: u32 = 8;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.
 pub const MODULE_BYTES_MAX: usize = 32 << 20;
 /// Imports unknown to the host that a module may have; each costs a walk through all of its imports. The largest vendor ABI known

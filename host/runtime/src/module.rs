@@ -6,6 +6,7 @@ use wasmtime::{ExternType, InstancePre, Linker};
 
 use crate::{
     abi::{AbiVersion, Callback, Callbacks},
+    bounds::IdleRoom,
     hostcalls,
     imports::UnknownImports,
     limits::MODULE_BYTES_MAX,
@@ -94,6 +95,7 @@ pub struct Module {
     pub(crate) size: usize,
     /// Its VMs need fuel, and tell by it what they ran.
     pub(crate) counts_operators: bool,
+    pub(crate) idle_room: Arc<IdleRoom>,
 }
 
 impl fmt::Debug for Module {
@@ -204,6 +206,11 @@ impl Module {
     /// What its unknown imports were linked to, as those of its snapshots are.
     pub(crate) fn unknown(&self) -> UnknownImports {
         self.unknown
+    }
+
+    /// Shared by all modules of a runtime.
+    pub(crate) fn idle_room(&self) -> &Arc<IdleRoom> {
+        &self.idle_room
     }
 
     pub(crate) fn origin(&self) -> &Origin {

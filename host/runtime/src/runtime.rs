@@ -16,11 +16,12 @@ use wasmtime::{
 use crate::{
     abi::{AbiVersion, Callback, Callbacks},
     allow::Allow,
+    bounds::IdleRoom,
     hostcalls,
     imports::{self, UnknownImports, Unlinked},
     limits::{
-        BACKTRACE_FRAMES, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES, TABLE_ELEMENTS_MAX,
-        TABLES_MAX, VMS_MAX,
+        BACKTRACE_FRAMES, IDLE_VMS_PART, MEMORY_BYTES_MAX, MODULE_BYTES_MAX, STACK_BYTES,
+        TABLE_ELEMENTS_MAX, TABLES_MAX, VMS_MAX,
     },
     module::{INSTRUMENTED, LoadError, Module, Origin, abi_version, check_exports},
     module_cache::{self, ModuleCache},
@@ -64,6 +65,7 @@ pub struct Runtime {
     capabilities: BTreeSet<&'static str>,
     is_pooling: bool,
     counts_operators: bool,
+    idle_room: Arc<IdleRoom>,
 }
 
 impl fmt::Debug for Runtime {
@@ -119,6 +121,7 @@ impl Runtime {
             capabilities,
             is_pooling,
             counts_operators: options.count_operators,
+            idle_room: Arc::new(IdleRoom::new(options.vms_max / IDLE_VMS_PART)),
         })
     }
 
@@ -177,6 +180,10 @@ impl Runtime {
             Origin::Instrumented(_) => self.compiled(code, &hex(&Sha256::digest(code)), cache)?,
             Origin::Plain | Origin::Unfit(_) => self.compiled(wasm, &digest, cache)?,
         };
+        // wasmtime is set up to accept a second one, for `cards.rs`.
+        if compiled.resources_required().num_memories > 1 {
+            return Err(LoadError::Invalid("more than one memory".to_owned()));
+        }
         let abi = abi_version(&compiled).ok_or(LoadError::NoAbiVersion)?;
         let linker = Arc::clone(self.linker(abi)?);
         let callbacks = check_exports(&compiled, abi)?;
@@ -205,6 +212,7 @@ impl Runtime {
             exports,
             size: wasm.len(),
             counts_operators: self.counts_operators,
+            idle_room: Arc::clone(&self.idle_room),
         }))
     }
 
@@ -249,6 +257,7 @@ impl Runtime {
             imports: module.imports.clone(),
             unknown_imports,
             exports: module.exports.clone(),
+            idle_room: Arc::clone(&module.idle_room),
             ..**module
         }))
     }
@@ -286,13 +295,14 @@ fn refused(error: wasmtime::Error) -> RuntimeError {
 fn config() -> Config {
     let mut config = Config::new();
     config
+        // For the table of `cards.rs`; guests have one memory.
+        .wasm_multi_memory(true)
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES)
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // What no Proxy-Wasm SDK uses only makes the host larger to attack. Threads, components and GC are not compiled in.
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
         .wasm_tail_call(false)
         .wasm_relaxed_simd(false)
         .wasm_custom_page_sizes(false)
@@ -311,9 +321,9 @@ fn pools(vms_max: u32) -> InstanceAllocationStrategy {
     // in that place would see what the last one wrote.
     pools
         .total_core_instances(vms_max)
-        .total_memories(vms_max)
+        .total_memories(vms_max.saturating_mul(2))
         .total_tables(vms_max.saturating_mul(2))
-        .max_memories_per_module(1)
+        .max_memories_per_module(2)
         .max_tables_per_module(u32::try_from(TABLES_MAX).unwrap_or(u32::MAX))
         .table_elements(TABLE_ELEMENTS_MAX)
         // Tables are small: to clear one is less than to give its page back and to be given one again.

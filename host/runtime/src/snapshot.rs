@@ -24,6 +24,7 @@ use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
 use crate::{
     abi::LogLevel,
+    cards,
     embedder::SnapshotWork,
     imports::{self, UnknownImports},
     limits::{SNAPSHOT_BYTES_MAX, SNAPSHOT_PERIOD_MS},
@@ -31,7 +32,7 @@ use crate::{
     module_cache::ModuleCache,
     runtime::Runtime,
     state::{Owner, Template, VmState},
-    vm::Vm,
+    vm::{Image, Initial, Vm},
 };
 
 impl Runtime {
@@ -64,16 +65,10 @@ impl Runtime {
     }
 }
 
-/// A configured VM, from which others awake.
-pub(crate) struct Snapshot {
-    pub(crate) image: InstancePre<VmState>,
-    pub(crate) template: Template,
-}
-
 /// The snapshots of one plugin on one worker.
 #[derive(Default)]
 pub(crate) struct Snapshots {
-    ready: Option<Rc<Snapshot>>,
+    ready: Option<Rc<Image>>,
     making: Option<Making>,
     /// The root VM ran since the last one was begun.
     is_stale: bool,
@@ -94,8 +89,11 @@ struct Job {
     linker: Arc<Linker<VmState>>,
     unknown: UnknownImports,
     frozen: Mutex<Option<Frozen>>,
-    result: OnceLock<Result<InstancePre<VmState>, String>>,
+    result: OnceLock<Result<Made, String>>,
 }
+
+/// A snapshot as a module; and what its VMs can be made new from, unless that is not to be had of this module.
+type Made = (InstancePre<VmState>, Option<Initial>);
 
 impl Job {
     fn run(&self) {
@@ -110,7 +108,7 @@ impl Job {
 }
 
 impl Snapshots {
-    pub(crate) fn ready(&self) -> Option<&Rc<Snapshot>> {
+    pub(crate) fn ready(&self) -> Option<&Rc<Image>> {
         self.ready.as_ref()
     }
 
@@ -126,7 +124,7 @@ impl Snapshots {
 
     /// Takes up what was made, and begins a new one where it is due.
     pub(crate) fn tend(&mut self, module: &Module, root: Option<&Vm>, owner: &Owner) {
-        self.collect(owner);
+        self.collect(module, owner);
         let now_ns = owner.embedder.monotonic_ns();
         let is_due = self.ready.is_none() || self.is_stale;
         if self.is_given_up || self.making.is_some() || !is_due || now_ns < self.next_ns {
@@ -164,7 +162,7 @@ impl Snapshots {
         }));
     }
 
-    fn collect(&mut self, owner: &Owner) {
+    fn collect(&mut self, module: &Module, owner: &Owner) {
         let Some(making) = self.making.take() else {
             return;
         };
@@ -175,9 +173,10 @@ impl Snapshots {
             return;
         }
         match Arc::into_inner(job).and_then(|job| job.result.into_inner()) {
-            Some(Ok(image)) => {
+            Some(Ok((pre, initial))) => {
                 owner.stats.count_snapshot();
-                self.ready = Some(Rc::new(Snapshot { image, template }));
+                let room = Arc::clone(module.idle_room());
+                self.ready = Some(Rc::new(Image::new(pre, template, initial, room)));
             }
             Some(Err(reason)) => self.give_up(&reason, owner),
             // The embedder lent no thread. The next is due as if there had been none.
@@ -244,13 +243,13 @@ fn freeze(vm: &Vm) -> Option<Result<(Frozen, Template), String>> {
     })
 }
 
-/// Makes a module of a state, and compiles it.
+/// Makes a module of a state, and compiles it: so that it marks what it writes, if it can be.
 fn make(
     wasm: &[u8],
     mut frozen: Frozen,
     linker: &Linker<VmState>,
     unknown: UnknownImports,
-) -> Result<InstancePre<VmState>, String> {
+) -> Result<Made, String> {
     let text = |error: wasmtime::Error| format!("{error:#}");
     let wizer = Wizer::new();
     let (context, _) = wizer.instrument(wasm).map_err(text)?;
@@ -260,13 +259,19 @@ fn make(
     if frozen.is_incomplete {
         return Err("its globals are not those of its module".into());
     }
-    drop(frozen);
+    let (module, initial) = match cards::track(&module) {
+        Ok(tracked) => (tracked, Some(Initial::new(frozen.memory, frozen.globals))),
+        Err(reason) => {
+            tracing::debug!(%reason, "vms of this module serve but one exchange");
+            (module, None)
+        }
+    };
     let module = wasmtime::Module::new(linker.engine(), module).map_err(text)?;
     module.initialize_copy_on_write_image().map_err(text)?;
     let linked = imports::link(linker, &module, unknown);
     // The very same imports linked when the module was loaded.
     linked
-        .map(|(image, _)| image)
+        .map(|(pre, _)| (pre, initial))
         .map_err(|_| "it does not link any more".to_owned())
 }
 

@@ -135,6 +135,8 @@ pub(crate) struct VmState {
     pub(crate) deadline: Deadline,
     /// Present once the module is instantiated.
     pub(crate) memory: Option<Memory>,
+    /// Where writes to that memory are marked, if they are: see `cards.rs`.
+    pub(crate) cards: Option<Memory>,
     pub(crate) allocate: Option<Rc<TypedFunc<u32, u32>>>,
     pub(crate) mode: Mode,
     pub(crate) callback: Callback,
@@ -233,6 +235,8 @@ impl VmState {
         let limiter = Limiter {
             memory_max: owner.spec.limits.memory_bytes.min(MEMORY_BYTES_MAX),
             memory_bytes: 0,
+            has_cards: false,
+            memories: 0,
             stats: Arc::clone(&owner.stats),
         };
         owner.count_vm();
@@ -243,6 +247,7 @@ impl VmState {
             abi,
             limiter,
             memory: None,
+            cards: None,
             allocate: None,
             mode: Mode::Initializing,
             callback: Callback::VmStart,
@@ -470,6 +475,18 @@ impl VmState {
         self.root.declarations = template.declarations.clone();
         self.mode = Mode::Running;
         self.start_log = None;
+    }
+
+    /// Makes the state of a VM that has served an exchange what [`VmState::apply`] made it. Only what belongs to the instance stays.
+    pub(crate) fn renew(&mut self, template: &Template) {
+        let mut new = Self::new(Rc::clone(&self.owner), self.role, self.abi);
+        new.apply(template);
+        new.memory = self.memory;
+        new.cards = self.cards;
+        new.allocate = self.allocate.take();
+        // The very same memory goes on.
+        std::mem::swap(&mut new.limiter, &mut self.limiter);
+        *self = new;
     }
 }
 

@@ -4,15 +4,20 @@
 //! broken and woken; its callouts and its timer are gone.
 
 mod grpc;
+mod image;
 mod redis;
 mod start;
 mod tcp;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+};
 
 use bytes::Bytes;
-use wasmtime::{Instance, Store};
+use wasmtime::{Global, Instance, Store};
 
+pub(crate) use image::{Image, Initial};
 pub(crate) use start::Failed;
 pub use start::StartFailure;
 
@@ -36,6 +41,8 @@ pub(crate) struct Live {
     store: Store<VmState>,
     exports: Exports,
     instance: Instance,
+    /// What it can change beside its memory, where its writes are marked; in the order of [`Initial::globals`].
+    globals: Vec<Global>,
 }
 
 /// Where a VM stands, until it breaks.
@@ -47,6 +54,21 @@ pub(crate) struct Vm {
     /// Its root context.
     root: u32,
     shell: Rc<Shell>,
+    /// Where it waits for the next exchange after its own.
+    image: Weak<Image>,
+}
+
+impl Drop for Vm {
+    /// What served an exchange is kept for the next, if it can be made new. A VM that broke is gone already.
+    fn drop(&mut self) {
+        let Some(image) = self.image.upgrade() else {
+            return;
+        };
+        let taken = self.shell.try_borrow_mut();
+        if let Some(live) = taken.ok().and_then(|mut live| live.take()) {
+            image.keep(live);
+        }
+    }
 }
 
 impl Vm {

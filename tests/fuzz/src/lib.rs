@@ -40,10 +40,14 @@ pub struct Script {
     calls: Vec<Call>,
 }
 
-/// Runs one input; panics where the host and the model part.
+/// Runs one input, in a plugin of its own and in one that serves all of them; panics where the host and the model part.
 pub fn run(input: &Input) {
-    let world = World::new(input);
-    let plugin = world.start();
+    run_in(World::fresh(input), input, input.ticks);
+    // Ticks would have the plugin's own VM follow the script, too.
+    run_in(World::lasting(input), input, 0);
+}
+
+fn run_in((world, plugin): (World, std::rc::Rc<Plugin>), input: &Input, ticks: u16) {
     world.begin();
     let mut run = Run {
         stream: HttpStream::new(
@@ -54,6 +58,7 @@ pub fn run(input: &Input) {
         plugin,
         world: &world,
         model: Model::new(&world.request_headers(), input),
+        ticks,
         events: 0,
         over: false,
     };
@@ -81,6 +86,8 @@ struct Run<'a> {
     plugin: std::rc::Rc<Plugin>,
     world: &'a World,
     model: Model,
+    /// As [`Input::ticks`].
+    ticks: u16,
     events: u32,
     /// Answered or reset: nothing of the request and of the upstream's answer is fed any more.
     over: bool,
@@ -152,7 +159,7 @@ impl Run<'_> {
         }
         let bit = self.events % 16;
         self.events += 1;
-        if input.ticks >> bit & 1 == 1 {
+        if self.ticks >> bit & 1 == 1 {
             self.plugin.on_tick();
         }
         self.world.answer_calls(&self.plugin);

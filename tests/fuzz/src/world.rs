@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use portcullis_runtime::{
     CalloutError, CalloutId, ConnectionInfo, Embedder, FieldList, GrpcCall, HttpCall,
-    HttpCallResponse, LogLevel, Module, NoCache, Plugin, PluginId, PluginSpec, Protocol,
-    QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, Status, StreamInfo, StreamToken,
+    HttpCallResponse, Isolation, LogLevel, Module, NoCache, Plugin, PluginId, PluginSpec, Protocol,
+    QueueTarget, RouteInfo, Runtime, RuntimeOptions, Shared, SnapshotWork, Status, StreamInfo,
+    StreamToken, UnknownImports,
 };
 
 use crate::guest::{self, CALLBACKS, Call};
@@ -30,8 +31,9 @@ pub(crate) enum Told {
 
 pub(crate) struct World(Rc<Inner>);
 
+#[derive(Default)]
 struct Inner {
-    scripts: Vec<(u8, Vec<Call>)>,
+    scripts: RefCell<Vec<(u8, Vec<Call>)>>,
     running: Cell<bool>,
     told: RefCell<Vec<Told>>,
     calls: RefCell<Vec<CalloutId>>,
@@ -63,6 +65,33 @@ fn module() -> Arc<Module> {
     }))
 }
 
+/// A plugin that serves one input after the other, each in a VM that was made new after the last, and what it is embedded in.
+fn lasting() -> (Rc<Inner>, Rc<Plugin>) {
+    thread_local! {
+        static LASTING: (Rc<Inner>, Rc<Plugin>) = {
+            let inner = Rc::new(Inner::default());
+            let wasm = wat::parse_str(guest::wat()).expect("the guest is Wasm");
+            let module = runtime().load_for_snapshots(&wasm, &NoCache, UnknownImports::Refuse);
+            let plugin = start(&inner, module.expect("the guest loads"), Isolation::Request);
+            plugin.tend();
+            plugin.tend();
+            assert_eq!(plugin.stats().snapshots(), 1, "no snapshot");
+            (inner, plugin)
+        };
+    }
+    LASTING.with(|(inner, plugin)| (Rc::clone(inner), Rc::clone(plugin)))
+}
+
+fn start(inner: &Rc<Inner>, module: Arc<Module>, isolation: Isolation) -> Rc<Plugin> {
+    let mut spec = PluginSpec::new("fuzzed");
+    spec.clusters = vec!["c".into()];
+    spec.limits.body_bytes = 1 << 20;
+    spec.isolation = isolation;
+    let embedder: Rc<dyn Embedder> = Rc::<Inner>::clone(inner);
+    let shared = Arc::new(Shared::default());
+    Plugin::start(PluginId(1), module, Arc::new(spec), shared, embedder).expect("the guest starts")
+}
+
 pub(crate) fn info() -> StreamInfo {
     let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let connection = ConnectionInfo::new(7, address(1), address(2));
@@ -75,7 +104,26 @@ pub(crate) fn info() -> StreamInfo {
 }
 
 impl World {
-    pub(crate) fn new(input: &Input) -> Self {
+    /// With a plugin of its own: nothing of one input is left for the next.
+    pub(crate) fn fresh(input: &Input) -> (Self, Rc<Plugin>) {
+        let world = Self(Rc::new(Inner::default()));
+        world.take(input);
+        let plugin = start(&world.0, module(), Isolation::Plugin);
+        (world, plugin)
+    }
+
+    /// With the plugin of the inputs before: the runtime itself sees to it that nothing of them is left in its VMs' memory.
+    pub(crate) fn lasting(input: &Input) -> (Self, Rc<Plugin>) {
+        let (inner, plugin) = lasting();
+        let world = Self(inner);
+        world.take_told();
+        world.take_wake();
+        world.0.calls.take();
+        world.take(input);
+        (world, plugin)
+    }
+
+    fn take(&self, input: &Input) {
         let scripts = (0..CALLBACKS.len()).map(|callback| {
             let of = |script: &&Script| usize::from(script.callback) % CALLBACKS.len() == callback;
             let action = input
@@ -90,29 +138,7 @@ impl World {
                 .flat_map(|script| script.calls.clone());
             (action, calls.take(24).collect())
         });
-        Self(Rc::new(Inner {
-            scripts: scripts.collect(),
-            running: Cell::default(),
-            told: RefCell::default(),
-            calls: RefCell::default(),
-            woken: Cell::default(),
-        }))
-    }
-
-    /// A plugin with a VM of its own: nothing of one input is left for the next.
-    pub(crate) fn start(&self) -> Rc<Plugin> {
-        let mut spec = PluginSpec::new("fuzzed");
-        spec.clusters = vec!["c".into()];
-        spec.limits.body_bytes = 1 << 20;
-        let embedder: Rc<dyn Embedder> = Rc::<Inner>::clone(&self.0);
-        Plugin::start(
-            PluginId(1),
-            module(),
-            Arc::new(spec),
-            Arc::new(Shared::default()),
-            embedder,
-        )
-        .expect("the guest starts")
+        *self.0.scripts.borrow_mut() = scripts.collect();
     }
 
     pub(crate) fn begin(&self) {
@@ -204,6 +230,9 @@ impl Embedder for Inner {
         self.woken.set(true);
     }
     fn notify_queue(&self, _: QueueTarget) {}
+    fn lend_thread(&self, work: SnapshotWork) {
+        work.run();
+    }
     fn foreign_function(&self, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
         if !self.running.get() {
             return Ok(Vec::new());
@@ -211,13 +240,14 @@ impl Embedder for Inner {
         match (name, arguments) {
             ("script", [callback]) => {
                 self.told.borrow_mut().push(Told::Callback(*callback));
-                let script = self.scripts.get(usize::from(*callback));
+                let scripts = self.scripts.borrow();
+                let script = scripts.get(usize::from(*callback));
                 let (action, calls) = script.ok_or(Status::BadArgument)?;
                 Ok(guest::script(*action, calls.iter()))
             }
             ("status", [callback, index, status]) => {
-                let call = self
-                    .scripts
+                let scripts = self.scripts.borrow();
+                let call = scripts
                     .get(usize::from(*callback))
                     .and_then(|(_, calls)| calls.get(usize::from(*index)))
                     .cloned();

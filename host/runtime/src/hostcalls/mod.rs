@@ -36,6 +36,7 @@ use wasmtime::{Caller, IntoFunc, Linker, Memory};
 use crate::{
     abi::{AbiVersion, Failure, Status, TrapKind},
     bounds::{Ended, trap_kind},
+    cards,
     context::StreamContext,
     memory,
     state::{Mode, VmState},
@@ -243,8 +244,18 @@ impl Call<'_> {
     }
 
     /// Guest memory and the state at once.
-    fn parts(&mut self) -> (&mut [u8], &mut VmState) {
-        self.memory.data_and_store_mut(&mut self.caller)
+    fn parts(&mut self) -> (&[u8], &mut VmState) {
+        let (memory, state) = self.memory.data_and_store_mut(&mut self.caller);
+        (memory, state)
+    }
+
+    /// Guest memory to write to; and where its writes are marked, this range is. The one way to a guest's bytes that changes them.
+    fn memory_mut(&mut self, pointer: u32, len: u32) -> Result<&mut [u8], Failure> {
+        if let Some(cards) = self.state().cards {
+            memory::range(pointer, len, self.memory.data_size(&self.caller))?;
+            cards::mark(cards.data_mut(&mut self.caller), pointer, len)?;
+        }
+        memory::slice_mut(self.memory.data_mut(&mut self.caller), pointer, len)
     }
 
     /// The guest's bytes, for as long as nothing calls the guest.
@@ -258,7 +269,9 @@ impl Call<'_> {
     }
 
     fn write(&mut self, pointer: u32, bytes: &[u8]) -> Result<(), Failure> {
-        memory::write(self.memory.data_mut(&mut self.caller), pointer, bytes)
+        let len = u32::try_from(bytes.len()).map_err(|_| Status::InvalidMemoryAccess)?;
+        self.memory_mut(pointer, len)?.copy_from_slice(bytes);
+        Ok(())
     }
 
     fn write_u32(&mut self, pointer: u32, value: u32) -> Result<(), Failure> {
@@ -286,12 +299,11 @@ impl Call<'_> {
         memory::range(out_len, 4, size)?;
         let len = u32::try_from(len).map_err(|_| Status::InternalFailure)?;
         let pointer = if len == 0 { 0 } else { self.allocate(len)? };
-        let memory = self.memory.data_mut(&mut self.caller);
         if len > 0 {
-            fill(memory::slice_mut(memory, pointer, len)?).ok_or(Status::InternalFailure)?;
+            fill(self.memory_mut(pointer, len)?).ok_or(Status::InternalFailure)?;
         }
-        memory::write(memory, out, &pointer.to_le_bytes())?;
-        memory::write(memory, out_len, &len.to_le_bytes())
+        self.write_u32(out, pointer)?;
+        self.write_u32(out_len, len)
     }
 
     /// Asks the guest for memory. Its allocator runs restricted: re-entry through it is the classic hole.

@@ -261,10 +261,9 @@ fn random_get(call: &mut Call<'_>, buffer: u32, len: u32) -> Answer {
     if len > RANDOM_BYTES_MAX {
         return Ok(Invalid);
     }
-    let (memory, state) = call.parts();
-    state.drew_random = true;
-    let embedder = Rc::clone(&state.owner.embedder);
-    embedder.random(memory::slice_mut(memory, buffer, len)?);
+    let embedder = Rc::clone(&call.state().owner.embedder);
+    embedder.random(call.memory_mut(buffer, len)?);
+    call.state_mut().drew_random = true;
     Ok(Success)
 }
 

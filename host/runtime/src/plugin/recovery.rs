@@ -219,21 +219,21 @@ impl Plugin {
         if matches!(&*self.slot.borrow(), Slot::Ending(_) | Slot::Ended) {
             return Err(NoVm::Down);
         }
+        let image = self.snapshots.borrow().ready().map(Rc::clone);
+        if let Some(vm) = image
+            .as_ref()
+            .and_then(|image| Vm::again(image, &self.owner))
+        {
+            self.note(&vm);
+            return Ok(vm);
+        }
         if self.owner.vms.get() >= self.owner.spec.limits.vms {
             return Err(self.full("as many as `limits.vms` says stand"));
         }
-        let snapshot = self.snapshots.borrow().ready().map(Rc::clone);
-        let vm = match snapshot {
-            Some(snapshot) => {
-                // Nothing of the guest has run: what fails are the pools.
-                Vm::awaken(
-                    &snapshot.image,
-                    &snapshot.template,
-                    &self.module,
-                    &self.owner,
-                )
-                .map_err(|error| self.full(&format!("{error:#}")))?
-            }
+        let vm = match image {
+            // Nothing of the guest has run: what fails are the pools.
+            Some(image) => Vm::awaken(&image, &self.module, &self.owner)
+                .map_err(|error| self.full(&format!("{error:#}")))?,
             None => self.configured_vm()?,
         };
         self.note(&vm);

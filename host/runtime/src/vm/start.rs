@@ -1,17 +1,20 @@
 //! How VMs come to stand: from the start, beside a neighbour, or from a snapshot.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+};
 
 use wasmtime::{AsContextMut as _, Instance, InstancePre, Store};
 
-use super::{Live, Shell, Vm};
+use super::{Image, Live, Shell, Vm};
 use crate::{
     abi::{Callback, Callbacks, LogLevel, TrapKind},
     bounds::trap_kind,
     context::ROOT_CONTEXT,
     exports::{Exports, callback_of, function},
     module::Module,
-    state::{Mode, Owner, Role, Template, VmState},
+    state::{Mode, Owner, Role, VmState},
 };
 
 /// Why a VM did not come to stand.
@@ -48,7 +51,8 @@ impl Vm {
         role: Role,
     ) -> Result<Rc<Self>, Failed> {
         let (abi, callbacks) = (module.abi_version(), module.callbacks());
-        let mut store = store(module, module.instance(), owner, role);
+        let state = VmState::new(Rc::clone(owner), role, abi);
+        let mut store = store(module, module.instance(), state);
         let result = instantiate(module.instance(), &mut store).and_then(|instance| {
             initialize(&instance, &mut store, owner)?;
             store.data_mut().mode = Mode::Running;
@@ -99,6 +103,7 @@ impl Vm {
             owner: Rc::clone(owner),
             root,
             shell: Rc::clone(shell),
+            image: Weak::new(),
         };
         match result {
             Ok(()) => {
@@ -123,17 +128,43 @@ impl Vm {
 
     /// A VM as a snapshot has it, for one exchange: nothing of the guest runs.
     pub(crate) fn awaken(
-        image: &InstancePre<VmState>,
-        template: &Template,
+        image: &Rc<Image>,
         module: &Module,
         owner: &Rc<Owner>,
     ) -> Result<Rc<Self>, StartFailure> {
-        let abi = module.abi_version();
-        let mut store = store(module, image, owner, Role::Request);
-        let instance = instantiate(image, &mut store)?;
-        let exports = Exports::find(&instance, &mut store, abi, module.callbacks());
-        store.data_mut().apply(template);
-        Ok(Self::standing(store, instance, exports, owner))
+        let mut state = VmState::new(Rc::clone(owner), Role::Request, module.abi_version());
+        state.limiter.has_cards = image.initial.is_some();
+        let mut store = store(module, &image.pre, state);
+        let instance = instantiate(&image.pre, &mut store)?;
+        let (abi, callbacks) = (module.abi_version(), module.callbacks());
+        let exports = Exports::find(&instance, &mut store, abi, callbacks);
+        store.data_mut().apply(&image.template);
+        let globals = match &image.initial {
+            Some(initial) => initial.find(&instance, &mut store).unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let live = Live {
+            store,
+            exports,
+            instance,
+            globals,
+        };
+        Ok(Self::of_image(image, live, owner))
+    }
+
+    /// A VM that served an exchange before, and was made new.
+    pub(crate) fn again(image: &Rc<Image>, owner: &Rc<Owner>) -> Option<Rc<Self>> {
+        let live = image.take()?;
+        Some(Self::of_image(image, live, owner))
+    }
+
+    fn of_image(image: &Rc<Image>, live: Live, owner: &Rc<Owner>) -> Rc<Self> {
+        Rc::new(Self {
+            owner: Rc::clone(owner),
+            root: ROOT_CONTEXT,
+            shell: Rc::new(RefCell::new(Some(live))),
+            image: Rc::downgrade(image),
+        })
     }
 
     fn standing(
@@ -146,23 +177,20 @@ impl Vm {
             store,
             exports,
             instance,
+            globals: Vec::new(),
         };
         Rc::new(Self {
             owner: Rc::clone(owner),
             root: ROOT_CONTEXT,
             shell: Rc::new(RefCell::new(Some(live))),
+            image: Weak::new(),
         })
     }
 }
 
-fn store(
-    module: &Module,
-    image: &InstancePre<VmState>,
-    owner: &Rc<Owner>,
-    role: Role,
-) -> Store<VmState> {
-    let state = VmState::new(Rc::clone(owner), role, module.abi_version());
+fn store(module: &Module, image: &InstancePre<VmState>, state: VmState) -> Store<VmState> {
     let mut store = Store::new(image.module().engine(), state);
+    // wasmtime asks the limiter here how many memories there may be.
     store.limiter(|state| &mut state.limiter);
     store.epoch_deadline_callback(|mut context| context.data_mut().tick());
     store.set_epoch_deadline(1);

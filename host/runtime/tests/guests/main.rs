@@ -18,5 +18,6 @@ mod modules;
 mod phases;
 mod recovery;
 mod redis;
+mod renewal;
 mod shared;
 mod tcp;
