@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 60.0;
 const TOP: f64 = 50.0;
+/// What a line of the title has room for, in most fonts.
+const TITLE_CHARACTERS: usize = 100;
 /// Room for names right of a plot.
 const NAMES: f64 = 200.0;
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#333}.title{font-size:16px}.grid{stroke:#ddd}.curve{fill:none;stroke-width:2}.whisker{stroke:#333}";
@@ -161,7 +163,7 @@ pub fn growth(series: &Series) -> String {
         .filter_map(|point| Some((f64::from(point.n), spread(&point.us)?)))
         .collect();
     let height = 520.0;
-    let (right, bottom) = (WIDTH - 40.0, height - 60.0);
+    let (right, bottom) = (WIDTH - 60.0, height - 60.0);
     let along = Axis::of(points.iter().map(|(n, _)| n), LEFT, right);
     let us = points.iter().flat_map(|(_, us)| [&us.min, &us.max]);
     // Upwards is towards 0.
@@ -173,9 +175,10 @@ pub fn growth(series: &Series) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             svg,
-            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/><text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{n} {}s</text>",
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/><text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{n} {}{}</text>",
             bottom + 20.0,
-            series.unit
+            series.unit,
+            if exponent == 0 { "" } else { "s" }
         );
     }
     for exponent in up.from..=up.to {
@@ -221,9 +224,32 @@ pub fn growth(series: &Series) -> String {
 }
 
 fn opened(height: f64, title: &str) -> String {
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n<title>{title}</title>\n<style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text class=\"title\" x=\"20\" y=\"28\">{title}</text>\n"
-    )
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n<title>{title}</title>\n<style>{STYLE}</style>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+    );
+    for (place, line) in (0_u16..).zip(lines(title)) {
+        let y = 22 + 20 * place;
+        let _ = writeln!(
+            svg,
+            "<text class=\"title\" x=\"20\" y=\"{y}\">{line}</text>"
+        );
+    }
+    svg
+}
+
+/// A title in lines that fit: there is room for two.
+fn lines(title: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in title.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < TITLE_CHARACTERS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// How many times ten a request among so many is: 0 for any, 1 for the slowest tenth, 3 for the slowest thousandth.
@@ -282,6 +308,16 @@ mod tests {
         }
         let nothing = Axis::of([].iter(), 0.0, 1.0);
         assert!(nothing.from < nothing.to);
+    }
+
+    #[test]
+    fn long_titles_take_two_lines() {
+        assert_eq!(lines("one two"), ["one two"]);
+        let long = "word ".repeat(38);
+        let lines = lines(long.trim_end());
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.len() <= TITLE_CHARACTERS));
+        assert_eq!(lines.join(" "), long.trim_end());
     }
 
     #[test]

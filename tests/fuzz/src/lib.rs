@@ -96,21 +96,21 @@ struct Run<'a> {
 impl Run<'_> {
     fn request(&mut self, input: &Input) {
         let bodyless = input.request_body.is_empty() && !input.request_trailers;
-        self.step(input, |stream| stream.request_headers(bodyless));
+        self.step(|stream| stream.request_headers(bodyless));
         self.model
             .check_request_headers(&*self.stream.exchange().request_headers);
         for (index, len) in input.request_body.iter().enumerate() {
             let is_last = index + 1 == input.request_body.len() && !input.request_trailers;
             let chunk = Bytes::from(vec![b'q'; usize::from(*len)]);
             self.model.fed(Direction::Request, chunk.len());
-            self.step(input, |stream| stream.request_body(chunk, is_last));
+            self.step(|stream| stream.request_body(chunk, is_last));
             self.take(Direction::Request);
         }
         if input.request_trailers && !self.over {
             let mut trailers = FieldList::new();
             trailers.push("x-trailer", "1");
             self.stream.exchange_mut().request_trailers = Some(Box::new(trailers));
-            self.step(input, HttpStream::request_trailers);
+            self.step(HttpStream::request_trailers);
             self.take(Direction::Request);
         }
     }
@@ -123,19 +123,19 @@ impl Run<'_> {
         headers.push(":status", "200");
         self.stream.exchange_mut().response_headers = Some(Box::new(headers));
         let bodyless = input.response_body.is_empty() && !input.response_trailers;
-        self.step(input, |stream| stream.response_headers(bodyless));
+        self.step(|stream| stream.response_headers(bodyless));
         for (index, len) in input.response_body.iter().enumerate() {
             let is_last = index + 1 == input.response_body.len() && !input.response_trailers;
             let chunk = Bytes::from(vec![b's'; usize::from(*len)]);
             self.model.fed(Direction::Response, chunk.len());
-            self.step(input, |stream| stream.response_body(chunk, is_last));
+            self.step(|stream| stream.response_body(chunk, is_last));
             self.take(Direction::Response);
         }
         if input.response_trailers && !self.over {
             let mut trailers = FieldList::new();
             trailers.push("x-trailer", "1");
             self.stream.exchange_mut().response_trailers = Some(Box::new(trailers));
-            self.step(input, HttpStream::response_trailers);
+            self.step(HttpStream::response_trailers);
             self.take(Direction::Response);
         }
     }
@@ -153,7 +153,7 @@ impl Run<'_> {
     }
 
     /// One event, what the plugin's timer does around it, and what follows.
-    fn step(&mut self, input: &Input, event: impl FnOnce(&mut HttpStream) -> Progress) {
+    fn step(&mut self, event: impl FnOnce(&mut HttpStream) -> Progress) {
         if self.over {
             return;
         }
