@@ -17,7 +17,7 @@ use wasm_encoder::{
     MemArg, MemorySection, MemoryType, Module, TypeSection, ValType,
     reencode::{Error, Reencode, utils},
 };
-use wasmparser::{FunctionBody, Operator, Parser, Payload, TypeRef};
+use wasmparser::{FunctionBody, Operator, Parser, Payload, TypeRef, Validator, WasmFeatures};
 
 use crate::{abi::Failure, limits::MEMORY_BYTES_MAX, memory};
 
@@ -40,7 +40,16 @@ const TABLE_INDEX: u32 = 1;
 #[error("{0}")]
 pub(crate) struct Unfit(&'static str);
 
-/// `wasm`, a valid module with one memory, so that it marks what it writes.
+/// What a module may use whose writes are to be followed: [`written`] knows every instruction of these that writes.
+const FEATURES: WasmFeatures = WasmFeatures::WASM2.union(WasmFeatures::EXTENDED_CONST);
+
+/// Whether `wasm` is a valid module that uses nothing else, whatever the engine would accept.
+pub(crate) fn check(wasm: &[u8]) -> Result<(), wasmparser::BinaryReaderError> {
+    let mut validator = Validator::new_with_features(FEATURES);
+    validator.validate_all(wasm).map(drop)
+}
+
+/// `wasm`, which [`check`] has passed, with one memory, so that it marks what it writes.
 pub(crate) fn track(wasm: &[u8]) -> Result<Vec<u8>, Unfit> {
     let mut tracking = Tracking::survey(wasm).map_err(unfit)?;
     let mut module = Module::new();
@@ -400,8 +409,7 @@ fn count(of: usize) -> Result<u32, Failed> {
     u32::try_from(of).or_else(|_| refused("it is too large"))
 }
 
-/// What an instruction writes to memory. Those named are all that can be in a module that `runtime::config` accepts: core specification
-/// 2.0, without threads, GC and exceptions.
+/// What an instruction writes to memory. Those named are all that write among [`FEATURES`].
 fn written(operator: &Operator<'_>) -> Result<Write, Failed> {
     use Operator as O;
     Ok(match operator {
@@ -510,5 +518,19 @@ mod tests {
         let wasm = wat::parse_str(r#"(module (memory (import "m" "m") 1))"#).unwrap();
         assert_eq!(track(&wasm), Err(Unfit("it imports a memory or a table")));
         assert!(track(b"no module").is_err());
+        for newer in [
+            "(memory 1) (func (i32.atomic.store (i32.const 0) (i32.const 1)))",
+            "(tag) (func (throw 0))",
+            "(type (struct (field (mut i32)))) (memory 1)",
+            "(memory i64 1)",
+            r#"(import "m" "m" (tag))"#,
+            "(memory 1) (memory 1)",
+            "(func (return_call 0))",
+        ] {
+            let wasm = wat::parse_str(format!("(module {newer})")).unwrap();
+            assert!(check(&wasm).is_err(), "{newer}");
+        }
+        let plain = "(memory 1) (func (v128.store (i32.const 0) (v128.const i64x2 1 2)))";
+        check(&wat::parse_str(format!("(module {plain})")).unwrap()).unwrap();
     }
 }

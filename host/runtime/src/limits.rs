@@ -63,8 +63,10 @@ pub const TABLES_MAX: usize = 4;
 /// since a VM has two memories (see `cards.rs`).
 pub const VMS_MAX: u32 = 4096;
 /// VMs of one snapshot that wait, made new, for their next exchange. 32: what finishes and what begins between two looks at a worker's sockets
-/// differ by less, and some 5 MiB for a guest that writes to 100 KiB.
+/// differ by less, and some 5 MiB for a guest that writes to 100 KiB. What nobody needed for a second goes, but for one.
 pub const IDLE_VMS_MAX: usize = 32;
+/// Cards of 1 KiB that a VM has written and may yet be kept: more take longer to set back than a fresh VM takes to make.
+pub const CARDS_RENEWED_MAX: usize = 1024;
 /// The part of [`VMS_MAX`] that may wait so in all: an eighth. They hold places in the pools that other plugins may need.
 pub const IDLE_VMS_PART: u32 = 8;
 /// Bytes of a Wasm module. Go modules of 6 MiB are seen; compiling takes memory many times the size.

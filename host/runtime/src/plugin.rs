@@ -274,7 +274,7 @@ impl Plugin {
     pub fn retire(&self) {
         self.is_retired.set(true);
         *self.spare.borrow_mut() = None;
-        self.snapshots.borrow_mut().cancel();
+        self.snapshots.borrow_mut().retire();
         self.owner.set_waiting(false);
     }
 

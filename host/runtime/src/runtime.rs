@@ -10,7 +10,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Config, Engine, ImportType, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
-    WasmBacktraceDetails,
+    WasmBacktraceDetails, WasmFeatures,
 };
 
 use crate::{
@@ -308,9 +308,17 @@ fn config() -> Config {
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false)
         .wasm_stack_switching(false)
+        // Nor may they come with another crate that has wasmtime compile them in.
+        .wasm_features(NEWER, false)
         .concurrency_support(false);
     config
 }
+
+/// Not even with features of wasmtime that this crate does not ask for.
+const NEWER: WasmFeatures = WasmFeatures::THREADS
+    .union(WasmFeatures::SHARED_EVERYTHING_THREADS)
+    .union(WasmFeatures::EXCEPTIONS)
+    .union(WasmFeatures::GC);
 
 /// Of a table, what is cleared by hand: two thousand elements, more than most guests have.
 const TABLE_BYTES_KEPT: usize = 16 << 10;

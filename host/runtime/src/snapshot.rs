@@ -46,21 +46,19 @@ impl Runtime {
     ) -> Result<Arc<Module>, LoadError> {
         // Its own checks come first, so that what is no module is refused in the same words.
         Module::metadata_of(wasm)?;
-        match Wizer::new().instrument(wasm) {
-            Ok((_, code)) => self.load_as(
-                wasm,
-                &code,
-                Origin::Instrumented(wasm.into()),
-                cache,
-                unknown,
-            ),
-            Err(error) => self.load_as(
-                wasm,
-                wasm,
-                Origin::Unfit(format!("{error:#}")),
-                cache,
-                unknown,
-            ),
+        let instrumented = match cards::check(wasm) {
+            Ok(()) => Wizer::new()
+                .instrument(wasm)
+                .map_err(|error| format!("{error:#}")),
+            // What wizer has not heard of may not be given to it: it panics at the import of a tag.
+            Err(error) => Err(error.message().to_owned()),
+        };
+        match instrumented {
+            Ok((_, code)) => {
+                let origin = Origin::Instrumented(wasm.into());
+                self.load_as(wasm, &code, origin, cache, unknown)
+            }
+            Err(reason) => self.load_as(wasm, wasm, Origin::Unfit(reason), cache, unknown),
         }
     }
 }
@@ -112,9 +110,12 @@ impl Snapshots {
         self.ready.as_ref()
     }
 
-    /// Makes no more; what is being made is wanted no more. What is ready serves on.
-    pub(crate) fn cancel(&mut self) {
+    /// Makes no more; what is being made is wanted no more. What is ready serves on, a VM for each exchange.
+    pub(crate) fn retire(&mut self) {
         self.making = None;
+        if let Some(image) = &self.ready {
+            image.retire();
+        }
     }
 
     /// The root VM has run.
@@ -125,6 +126,9 @@ impl Snapshots {
     /// Takes up what was made, and begins a new one where it is due.
     pub(crate) fn tend(&mut self, module: &Module, root: Option<&Vm>, owner: &Owner) {
         self.collect(module, owner);
+        if let Some(image) = &self.ready {
+            image.trim();
+        }
         let now_ns = owner.embedder.monotonic_ns();
         let is_due = self.ready.is_none() || self.is_stale;
         if self.is_given_up || self.making.is_some() || !is_due || now_ns < self.next_ns {
@@ -259,20 +263,23 @@ fn make(
     if frozen.is_incomplete {
         return Err("its globals are not those of its module".into());
     }
-    let (module, initial) = match cards::track(&module) {
-        Ok(tracked) => (tracked, Some(Initial::new(frozen.memory, frozen.globals))),
+    let compiled = |wasm: &[u8]| {
+        let module = wasmtime::Module::new(linker.engine(), wasm).map_err(text)?;
+        module.initialize_copy_on_write_image().map_err(text)?;
+        // The very same imports linked when the module was loaded.
+        imports::link(linker, &module, unknown)
+            .map(|(pre, _)| pre)
+            .map_err(|_| "it does not link any more".to_owned())
+    };
+    let tracked = cards::track(&module).map_err(|reason| reason.to_string());
+    // Functions at the edge of what is valid may be beyond it with the marking.
+    match tracked.and_then(|tracked| compiled(&tracked)) {
+        Ok(pre) => Ok((pre, Some(Initial::new(frozen.memory, frozen.globals)))),
         Err(reason) => {
             tracing::debug!(%reason, "vms of this module serve but one exchange");
-            (module, None)
+            compiled(&module).map(|pre| (pre, None))
         }
-    };
-    let module = wasmtime::Module::new(linker.engine(), module).map_err(text)?;
-    module.initialize_copy_on_write_image().map_err(text)?;
-    let linked = imports::link(linker, &module, unknown);
-    // The very same imports linked when the module was loaded.
-    linked
-        .map(|(pre, _)| (pre, initial))
-        .map_err(|_| "it does not link any more".to_owned())
+    }
 }
 
 /// The result of a future that waits for nothing.

@@ -3,7 +3,10 @@
 //! Invariant: a VM that waits is byte for byte what a fresh one is: its memory, its globals, and the host's state of it. It is made so when its
 //! exchange ends, so that nothing of a request stays in memory. One that cannot be made so is dropped.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use wasmtime::{Global, Instance, InstancePre, Store, Val};
 
@@ -11,7 +14,7 @@ use super::Live;
 use crate::{
     bounds::{IdlePlace, IdleRoom},
     cards,
-    limits::IDLE_VMS_MAX,
+    limits::{CARDS_RENEWED_MAX, IDLE_VMS_MAX},
     state::{Template, VmState},
 };
 
@@ -22,6 +25,9 @@ pub(crate) struct Image {
     /// Absent where writes are not marked: there each VM serves but one exchange.
     pub(super) initial: Option<Initial>,
     idle: RefCell<Vec<(Live, IdlePlace)>>,
+    /// The fewest that waited since [`Image::trim`].
+    fewest: Cell<usize>,
+    is_retired: Cell<bool>,
     room: Arc<IdleRoom>,
     /// Room for the cards that one VM marked.
     marked: RefCell<Vec<usize>>,
@@ -45,6 +51,8 @@ impl Image {
             template,
             initial,
             idle: RefCell::default(),
+            fewest: Cell::new(0),
+            is_retired: Cell::new(false),
             room,
             marked: RefCell::default(),
         }
@@ -52,13 +60,33 @@ impl Image {
 
     /// A VM that waits.
     pub(super) fn take(&self) -> Option<Live> {
-        let waiting = self.idle.borrow_mut().pop();
+        let mut idle = self.idle.borrow_mut();
+        let waiting = idle.pop();
+        self.fewest.set(self.fewest.get().min(idle.len()));
         waiting.map(|(live, _)| live)
+    }
+
+    /// Lets go of those that nobody needed since the last time, but for one.
+    pub(crate) fn trim(&self) {
+        let unneeded = self.fewest.get().saturating_sub(1);
+        let mut idle = self.idle.borrow_mut();
+        let stay = idle.len().saturating_sub(unneeded);
+        let gone = idle.split_off(stay);
+        self.fewest.set(stay);
+        drop(idle);
+        drop(gone);
+    }
+
+    /// None waits any more: another plugin has taken the place of theirs.
+    pub(crate) fn retire(&self) {
+        self.is_retired.set(true);
+        let gone = self.idle.take();
+        drop(gone);
     }
 
     /// Makes a VM new and has it wait; drops it where that cannot be done, or enough wait.
     pub(super) fn keep(&self, mut live: Live) {
-        if self.idle.borrow().len() >= IDLE_VMS_MAX {
+        if self.is_retired.get() || self.idle.borrow().len() >= IDLE_VMS_MAX {
             return;
         }
         let Some(place) = self.room.enter() else {
@@ -85,16 +113,21 @@ impl Image {
         let mut marked = self.marked.take();
         let size = initial.memory.len();
         cards::collect(table.data_mut(&mut live.store), size, &mut marked);
+        if marked.len() > CARDS_RENEWED_MAX {
+            return None;
+        }
         cards::renew(memory.data_mut(&mut live.store), &initial.memory, &marked)?;
         self.marked.replace(marked);
-        if cfg!(any(debug_assertions, fuzzing)) {
-            let same = *memory.data(&live.store) == *initial.memory;
-            assert!(same, "an exchange wrote where nothing was marked");
-        }
         for (global, (_, value)) in live.globals.iter().zip(&initial.globals) {
             global.set(&mut live.store, *value).ok()?;
         }
         live.store.data_mut().renew(&self.template);
+        if cfg!(any(debug_assertions, fuzzing)) {
+            let same = *memory.data(&live.store) == *initial.memory;
+            assert!(same, "an exchange wrote where nothing was marked");
+            let is_clean = table.data(&live.store).iter().all(|mark| *mark == 0);
+            assert!(is_clean, "a mark was left");
+        }
         Some(())
     }
 }

@@ -81,6 +81,9 @@ fn exchange(plugin: &Rc<Plugin>, embedder: &Memory) -> (Progress, Vec<String>) {
     (progress, embedder.log.take())
 }
 
+/// Has 32 pages from the start on.
+const WIDE: &str = r#"(func (export "_initialize") (drop (memory.grow (i32.const 30))))"#;
+
 const WASI: &str = r#"(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
     (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))"#;
 
@@ -181,6 +184,10 @@ fn instructions_trap_as_they_would_without_marks() {
     let nothing = [
         "(memory.fill (i32.const 131072) (i32.const 9) (i32.const 0))",
         "(memory.copy (i32.const 131072) (i32.const 0) (i32.const 0))",
+        // Never run, and valid only since what would be below it on the stack may be anything.
+        "(block (br 0) (i32.store))",
+        "(block (br 0) (v128.const i64x2 1 1) (v128.store))",
+        "(block (br 0) (memory.copy))",
     ];
     for what in nothing {
         let plugin = frozen(&summing("", what, ""), &embedder);
@@ -204,6 +211,20 @@ fn what_cannot_be_made_new_serves_but_one_exchange() {
             headers.as_str(),
         ),
     ];
+    let many = format!("(func (local {}))", "i32 ".repeat(49_995));
+    let rows = rows.into_iter().chain([
+        // More than a mebibyte; more locals than a function may have once those are added that the marking takes.
+        (
+            "",
+            "(memory.fill (i32.const 0x20000) (i32.const 1) (i32.const 0x120000))",
+            WIDE,
+        ),
+        (
+            "",
+            "(i32.store (i32.const 5000) (i32.const 1))",
+            many.as_str(),
+        ),
+    ]);
     for (imports, what, more) in rows {
         let embedder = Rc::new(Memory::default());
         let plugin = frozen(&summing(imports, what, more), &embedder);
@@ -243,8 +264,12 @@ fn as_many_wait_as_the_bound_says_and_none_of_an_old_snapshot() {
     assert_eq!(vms(), 1 + room + 4);
     drop(many);
     assert_eq!(vms(), 1 + room);
+    plugin.tend();
+    assert_eq!(vms(), 1 + room, "they came a moment ago");
     let few = begun(3);
     assert_eq!(vms(), 1 + room, "those that waited");
+    plugin.tend();
+    assert_eq!(vms(), 1 + 3 + 1, "nobody needed the rest");
     plugin.on_tick();
     embedder.now_ns.set(60_000_000_000);
     assert!(snapshot(&plugin, &embedder));
@@ -257,6 +282,13 @@ fn as_many_wait_as_the_bound_says_and_none_of_an_old_snapshot() {
     assert_eq!(vms(), 1);
     drop(begun(2));
     assert_eq!(vms(), 1 + 2);
+    let late = begun(1);
+    plugin.retire();
+    assert_eq!(vms(), 1 + 1, "none waits for a plugin that is retired");
+    drop(late);
+    assert_eq!(vms(), 1);
+    drop(begun(1));
+    assert_eq!(vms(), 1, "it serves on");
     plugin.shut_down();
     assert_eq!(vms(), 0);
 }
