@@ -123,15 +123,15 @@ fn compare(mut arguments: Arguments) -> Result<()> {
     if let Some(out) = &arguments.out {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     }
+    if let Some(file) = &arguments.markdown {
+        marked(file)?;
+    }
     for file in arguments.json.iter().chain(&arguments.markdown) {
         let opened = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
             .open(file);
         opened.with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    if let Some(file) = &arguments.markdown {
-        marked(file)?;
     }
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let programs = programs(&arguments, &kinds, &folder)?;
