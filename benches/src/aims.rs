@@ -66,7 +66,7 @@ pub const VISITED: [Aim; 7] = [
     ),
     aim(
         "fresh_vm",
-        "life, tls-policy in a fresh configured VM for the request (`isolation: request`, from a snapshot)",
+        "life, tls-policy in a VM of the request's own (`isolation: request`, from a snapshot, made new for each)",
         "µs",
         Some(8.0),
     ),

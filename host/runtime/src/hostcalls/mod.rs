@@ -249,12 +249,18 @@ impl Call<'_> {
         (memory, state)
     }
 
-    /// Guest memory to write to; and where its writes are marked, this range is. The one way to a guest's bytes that changes them.
+    /// To be called before anything is written there: where a VM's writes are marked, those of the host are too.
+    fn mark(&mut self, pointer: u32, len: u32) -> Result<(), Failure> {
+        let Some(cards) = self.state().cards else {
+            return Ok(());
+        };
+        memory::range(pointer, len, self.memory.data_size(&self.caller))?;
+        cards::mark(cards.data_mut(&mut self.caller), pointer, len)
+    }
+
+    /// Guest memory to write to, marked.
     fn memory_mut(&mut self, pointer: u32, len: u32) -> Result<&mut [u8], Failure> {
-        if let Some(cards) = self.state().cards {
-            memory::range(pointer, len, self.memory.data_size(&self.caller))?;
-            cards::mark(cards.data_mut(&mut self.caller), pointer, len)?;
-        }
+        self.mark(pointer, len)?;
         memory::slice_mut(self.memory.data_mut(&mut self.caller), pointer, len)
     }
 
@@ -299,11 +305,18 @@ impl Call<'_> {
         memory::range(out_len, 4, size)?;
         let len = u32::try_from(len).map_err(|_| Status::InternalFailure)?;
         let pointer = if len == 0 { 0 } else { self.allocate(len)? };
-        if len > 0 {
-            fill(self.memory_mut(pointer, len)?).ok_or(Status::InternalFailure)?;
+        if self.state().cards.is_some() {
+            for (pointer, len) in [(pointer, len), (out, 4), (out_len, 4)] {
+                self.mark(pointer, len)?;
+            }
         }
-        self.write_u32(out, pointer)?;
-        self.write_u32(out_len, len)
+        let memory = self.memory.data_mut(&mut self.caller);
+        if len > 0 {
+            fill(memory::slice_mut(memory, pointer, len)?).ok_or(Status::InternalFailure)?;
+        }
+        memory::slice_mut(memory, out, 4)?.copy_from_slice(&pointer.to_le_bytes());
+        memory::slice_mut(memory, out_len, 4)?.copy_from_slice(&len.to_le_bytes());
+        Ok(())
     }
 
     /// Asks the guest for memory. Its allocator runs restricted: re-entry through it is the classic hole.
