@@ -33,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RuntimeOptions {
-    /// Most VMs at once, in all workers. Costs address space (4 GiB each), not memory.
+    /// Most VMs at once, in all workers. Costs address space (8 GiB each), not memory.
     pub vms_max: u32,
     /// No pools: slower starts (three times), but works under valgrind and where address space is limited.
     pub on_demand: bool,
