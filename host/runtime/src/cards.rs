@@ -21,7 +21,7 @@ use wasmparser::{FunctionBody, Operator, Parser, Payload, TypeRef, Validator, Wa
 
 use crate::{abi::Failure, limits::MEMORY_BYTES_MAX, memory};
 
-/// Bytes of a card, as a power of two: 1 KiB. A request of a small guest marks about ten of a thousand; smaller ones take longer to look
+/// Bytes of a card, as a power of two: 1 KiB. A small guest has a thousand, of which a request marks few; smaller ones take longer to look
 /// through, larger ones longer to copy.
 const CARD_SHIFT: u32 = 10;
 /// Bytes of a card.
