@@ -78,15 +78,20 @@ fn gallery() -> Result<()> {
         crimes.push((name, module, verdict, counted));
     }
     assert!(named.is_empty(), "there is no guest for {named:?}");
+    let crimes: Vec<_> = ["plugin", "request"]
+        .into_iter()
+        .flat_map(|isolation| crimes.iter().map(move |crime| (isolation, crime)))
+        .collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(String::new());
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some((name, module, verdict, counted)) =
+                while let Some((isolation, (name, module, verdict, counted))) =
                     crimes.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    let result = commit(name, module, *verdict, *counted);
+                    let result = commit(name, module, *verdict, *counted, isolation)
+                        .with_context(|| format!("isolation {isolation}"));
                     let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                     note(&mut failures, name, result);
                 }
@@ -165,7 +170,7 @@ fn a_trap_in_every_callback() -> Result<()> {
         note(
             &mut failures,
             &name,
-            commit(&name, &guest("", &text)?, *verdict, true),
+            commit(&name, &guest("", &text)?, *verdict, true, "plugin"),
         );
     }
     // The callbacks of the plugin itself: the crime is to bring them about.
@@ -201,7 +206,7 @@ fn a_trap_in_every_callback() -> Result<()> {
         ),
     ] {
         let verdict = if name == "trap-in-http-call-response" { Refused } else { Whatever };
-        note(&mut failures, name, commit(name, &guest("", text)?, verdict, true));
+        note(&mut failures, name, commit(name, &guest("", text)?, verdict, true, "plugin"));
     }
     assert!(failures.is_empty(), "{failures}");
     Ok(())
@@ -226,7 +231,7 @@ fn a_reply_from_where_none_is_due() -> Result<()> {
         ("delete", format!("(func (export \"proxy_on_delete\") (param i32) (if (global.get $guilt) (then {reply})))")),
     ] {
         let name = format!("reply-in-{name}");
-        note(&mut failures, &name, commit(&name, &guest("", &text)?, Passes, false));
+        note(&mut failures, &name, commit(&name, &guest("", &text)?, Passes, false, "plugin"));
     }
     assert!(failures.is_empty(), "{failures}");
     Ok(())
@@ -359,7 +364,7 @@ fn wild_pointers_in_every_hostcall() -> Result<()> {
         note(
             &mut failures,
             &name,
-            commit(&name, &guest(&imports, &text)?, Passes, false),
+            commit(&name, &guest(&imports, &text)?, Passes, false, "plugin"),
         );
     }
     assert!(failures.is_empty(), "{failures}");
@@ -391,16 +396,30 @@ pub(crate) fn guest(imports: &str, text: &str) -> Result<Vec<u8>> {
 }
 
 /// Lets a guest commit its crime in a running proxy, and looks at what becomes of the proxy.
-fn commit(name: &str, module: &[u8], verdict: Verdict, counted: bool) -> Result<()> {
+fn commit(
+    name: &str,
+    module: &[u8],
+    verdict: Verdict,
+    counted: bool,
+    isolation: &str,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join(format!("{name}.wasm"));
     fs::write(&path, module)?;
     let upstream = upstream_with_trailers()?;
     let address = free_address()?;
-    let mut served = Served::start(&policy(&path, &upstream, &address.to_string()))?;
+    let mut served = Served::start(&policy(&path, &upstream, &address.to_string(), isolation))?;
     let route = Route::plain(address);
     let result = (|| {
         expect_200(route, "/", "before the crime")?;
+        if isolation == "request" {
+            // From a snapshot; of a guest that cannot be snapshotted, a warning says so.
+            until(COUNTED_BOUND, "a snapshot, or why there is none", || {
+                let made = served.metric(&["plugin_snapshots_total", "guest"])? >= 1.0;
+                Ok(made || served.process.log().contains("no snapshot"))
+            })?;
+            expect_200(route, "/", "in a vm that is kept")?;
+        }
         for round in 1..=3 {
             let crime = std::thread::spawn(move || {
                 let mut connection = Route::plain(address).open()?;
@@ -446,7 +465,12 @@ fn commit(name: &str, module: &[u8], verdict: Verdict, counted: bool) -> Result<
     })
 }
 
-fn policy(module: &Path, upstream: &RawUpstream, address: &str) -> serde_json::Value {
+fn policy(
+    module: &Path,
+    upstream: &RawUpstream,
+    address: &str,
+    isolation: &str,
+) -> serde_json::Value {
     json!({
         "workers": 1,
         "listeners": [{"name": "plain", "address": address}],
@@ -456,7 +480,7 @@ fn policy(module: &Path, upstream: &RawUpstream, address: &str) -> serde_json::V
         ],
         "filters": [
             {"name": "security-headers", "module": "builtin:security-headers"},
-            {"name": "guest", "module": module, "clusters": ["backend"]},
+            {"name": "guest", "module": module, "clusters": ["backend"], "isolation": isolation},
         ],
         "routes": [
             {"name": "free", "prefix": "/free", "cluster": "upstream", "filters": {"guest": "off"}},
