@@ -25,6 +25,7 @@ mod headers_alone;
 mod hostile;
 mod hostile_guests;
 mod hostile_modules;
+mod hostile_pointers;
 mod isolation;
 mod kubernetes;
 mod languages;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use crate::hostile::HOSTCALLS;
+use crate::hostile_pointers::HOSTCALLS;
 
 /// A version, what marks it, and how `proxy_on_request_headers` looks there.
 #[derive(Clone, Copy, Debug)]
