@@ -300,3 +300,10 @@ fn guests_have_one_memory() {
         matches!(load(&wat), Err(LoadError::Invalid(reason)) if reason == "more than one memory")
     );
 }
+
+#[test]
+fn what_wizer_has_not_heard_of_is_refused_and_breaks_nothing() {
+    let wasm = wat::parse_str(r#"(module (import "m" "m" (tag)))"#).unwrap();
+    let loaded = runtime().load_for_snapshots(&wasm, &NoCache, UnknownImports::Refuse);
+    assert!(matches!(loaded, Err(LoadError::Invalid(_))), "{loaded:?}");
+}
