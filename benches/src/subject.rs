@@ -1,14 +1,16 @@
 //! What is measured against numbers: chains of more and more filters, more headers, more routes, more keys of rate-limit.
 
 use crate::bed::{Bed, Traffic};
+use crate::embedder::BenchEmbedder;
 use crate::life::{batches_us, life_us};
 use anyhow::{Context, Result, ensure};
 use portcullis::DiskCache;
 use portcullis::policy::{Policy, Route};
-use portcullis_runtime::Chain;
+use portcullis_runtime::{Chain, Isolation, Plugin, PluginId};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +28,16 @@ pub struct Subject {
 }
 
 /// The series: key, what costs, what there is more and more of, at which numbers.
-pub const SERIES: [(&str, &str, &str, &[u32]); 5] = [
+pub const SERIES: [(&str, &str, &str, &[u32]); 6] = [
     (
         "filters",
         "A request's life in a chain of header controls that all pass (security-headers, HSTS alone, sent by the upstream already), less what it takes without a filter",
+        "filter",
+        &[1, 2, 4, 8, 14],
+    ),
+    (
+        "filters-in-one-vm",
+        "The same chain, all of it in one VM (`isolation: shared`): what is left where no filter has a memory of its own",
         "filter",
         &[1, 2, 4, 8, 14],
     ),
@@ -73,7 +81,8 @@ pub fn subjects(bed: &Bed, largest: u32) -> Result<Vec<Subject>> {
     for (series, _, _, numbers) in SERIES {
         for n in numbers.iter().copied().filter(|n| *n <= largest) {
             let visit = match series {
-                "filters" => filters(bed, n)?,
+                "filters" => filters(bed, n, Isolation::Plugin)?,
+                "filters-in-one-vm" => filters(bed, n, Isolation::Shared)?,
                 "headers" => headers(bed, n)?,
                 "keys" => keys(bed, n)?,
                 by => routes(by == "hosts", n)?,
@@ -86,9 +95,19 @@ pub fn subjects(bed: &Bed, largest: u32) -> Result<Vec<Subject>> {
 
 /// The upstream's answer has the header already, so that all filters do the same: read it, and find it strict enough. If one had to add it, the
 /// first would be cheaper than those that then find it.
-fn filters(bed: &Bed, n: u32) -> Result<Visit> {
-    let plugins = (0..n).map(|_| bed.plugin("security-headers", r#"{"profile":"hsts"}"#));
-    let chain = Chain::new(plugins.collect::<Result<_>>()?);
+fn filters(bed: &Bed, n: u32, isolation: Isolation) -> Result<Visit> {
+    let wasm = portcullis_plugins::builtin("security-headers").context("no security-headers")?;
+    let module = bed.load(wasm.module, &DiskCache::of_user())?;
+    let embedder = Rc::new(BenchEmbedder::default());
+    let configuration = r#"{"profile":"hsts"}"#;
+    let first = bed.start_as(isolation, "hsts", &module, configuration, &embedder)?;
+    let mut plugins = vec![Rc::clone(&first)];
+    for id in 1..n {
+        // In the same VM, where the isolation lets them.
+        let spec = Arc::new(first.spec().clone());
+        plugins.push(Plugin::start_beside(&first, PluginId(id), spec)?);
+    }
+    let chain = Chain::new(plugins);
     let hsts = "max-age=63072000; includeSubDomains";
     let traffic = Traffic::new(&[]).answered_with("strict-transport-security", hsts);
     Ok(Box::new(move |lasting| {
