@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_tests::build_folder::repository;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::control_crate::ended;
 use crate::served;
@@ -78,7 +78,7 @@ fn what_is_counted_is_exact_and_what_is_timed_is_there() -> Result<()> {
     ensure!((operators - number(&again, "/measured/0/operators")?).abs() < 1e-9);
     ensure!((number(&first, "/measured/0/exchanges")? - 300.0).abs() < 1e-9);
     let hostcalls = first.pointer("/measured/0/hostcalls");
-    let expected = serde_json::json!([
+    let expected = json!([
         {"hostcall": "proxy_add_header_map_value", "calls": 1.0},
         {"hostcall": "proxy_get_header_map_value", "calls": 1.0},
         {"hostcall": "proxy_get_property", "calls": 1.0},
@@ -233,5 +233,29 @@ cases:
         note == Some("its answer became 429 after 250 exchanges: only those before are measured"),
         "{note:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn each_step_of_a_case_is_measured_after_those_before_it() -> Result<()> {
+    let rows = |told: &Value| -> Vec<(String, u64)> {
+        let measured = told["measured"].as_array().cloned().unwrap_or_default();
+        let row = |row: &Value| {
+            let name = row["case"].as_str().unwrap_or_default().to_owned();
+            (name, row["status"].as_u64().unwrap_or_default())
+        };
+        measured.iter().map(row).collect()
+    };
+    let rate_limit = Subject::new("rate-limit")?;
+    let name = "a spent quota is refused with a problem";
+    let told = rate_limit.json(&["--case", name], 0)?;
+    let step = |number: u32| format!("{name}, step {number}");
+    ensure!(rows(&told) == [(step(3), 429), (step(4), 429)], "{told:#}");
+    // Asked again, the first two would not be what the case has.
+    let left = json!([
+        {"case": name, "reason": "its answer 200 becomes 429 after 2 exchanges: too few to measure"},
+        {"case": step(2), "reason": "its answer 200 becomes 429 after 1 exchanges: too few to measure"},
+    ]);
+    ensure!(told["not_measured"] == left, "{told:#}");
     Ok(())
 }

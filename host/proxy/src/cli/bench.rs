@@ -12,8 +12,10 @@ use crate::measurement::{Baseline, Budget, Comparison, Measurement, Measuring, h
 
 /// Measures what a control's cases cost on its Wasm module
 ///
-/// Builds the control as `portcullis build` does, and asks the first exchange of each case thousands of times in this host, in process and without a
-/// socket, as `portcullis test` asks it once. If cases have `benchmark: true`, only these. A case that does not hold is not measured.
+/// Builds the control as `portcullis build` does, and asks each exchange of each case thousands of times in this host, in process and without a
+/// socket, as `portcullis test` asks it once; for the steps after a case's first, a fresh plugin is first asked what stands before them (so a refusal
+/// beyond a rate limit is measured after the requests that spend it). If cases have `benchmark: true`, only these. A case that does not hold is not
+/// measured, nor is a step whose answer soon becomes another when it is asked again.
 ///
 /// Told of each case: how long all callbacks of an exchange took together, and each of them (median, 90th and 99th of a hundred, the longest, in µs;
 /// hostcalls included, the time for the clock taken off), which hostcalls they made, what memory was asked for to hand values over, and the guest's

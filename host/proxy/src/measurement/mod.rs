@@ -1,7 +1,7 @@
 //! What a control's cases cost on its finished module: what `portcullis bench` does.
 //!
-//! The first exchange of a case is asked again and again of one plugin, in the runtime's own chain and without a socket ([`crate::explain`]), as
-//! `portcullis test` asks it once. Measured is the time inside of the plugin's callbacks, hostcalls included, less what the clock itself takes:
+//! Each exchange of a case is asked again and again of one plugin, in the runtime's own chain and without a socket ([`crate::explain`]), as
+//! `portcullis test` asks it once; before the second and those after it, a fresh plugin is asked what the case asks before them. Measured is the time inside of the plugin's callbacks, hostcalls included, less what the clock itself takes:
 //! what a request pays for the plugin, and nothing that it pays anyway. Between two exchanges other work of this host runs, as in a proxy.
 //!
 //! Wasm operators, hostcalls and allocations are counted in a second pass, by an engine that counts operators, with random bytes that repeat: the same
@@ -84,12 +84,17 @@ impl Measuring<'_> {
         let clock_ns = clock_ns();
         let (mut measured, mut not_measured) = (Vec::new(), Vec::new());
         for case in chosen {
-            match self.row(case, (&mut timed, &mut counted), clock_ns) {
-                Ok(row) => measured.push(row),
-                Err(reason) => not_measured.push(NotMeasured {
-                    case: case.name.clone(),
-                    reason,
-                }),
+            if let Err(reason) = holds(&mut timed, case) {
+                let case = case.name.clone();
+                not_measured.push(NotMeasured { case, reason });
+                continue;
+            }
+            for step in 0..case.steps.len() {
+                let name = named_step(case, step);
+                match self.row(&name, (case, step), (&mut timed, &mut counted), clock_ns) {
+                    Ok(row) => measured.push(row),
+                    Err(reason) => not_measured.push(NotMeasured { case: name, reason }),
+                }
             }
         }
         Ok(Measurement {
@@ -104,29 +109,53 @@ impl Measuring<'_> {
 
     fn row(
         &self,
-        case: &Case,
+        name: &str,
+        step: (&Case, usize),
         (timed, counted): (&mut Here<'_>, &mut Here<'_>),
         clock_ns: u64,
     ) -> Result<Row, String> {
-        if !case.places.contains(&Place::Host) {
-            return Err(case.because.clone().unwrap_or_default());
-        }
-        match timed.run(case) {
-            Verdict::Holds => {}
-            Verdict::NotRun { reason } => return Err(reason),
-            Verdict::Fails(_) => return Err("it does not hold: see `portcullis test`".into()),
-        }
-        let run = asked(timed, case, What::Times, self.exchanges)?;
-        let count = asked(counted, case, What::Counts, COUNTED.min(self.exchanges))?;
-        Ok(Row::new(&case.name, &run, &count.recording, clock_ns))
+        let run = asked(timed, step, What::Times, self.exchanges)?;
+        let count = asked(counted, step, What::Counts, COUNTED.min(self.exchanges))?;
+        Ok(Row::new(name, &run, &count.recording, clock_ns))
     }
 }
 
-/// Asks the first exchange of a case so often.
-fn asked(here: &mut Here<'_>, case: &Case, what: What, exchanges: u32) -> Result<Run, String> {
-    let run = here.on_stage(case, |stage, questions| match questions.first() {
-        Some(question) => repeated(stage, question, what, exchanges),
-        None => Err("it has no step".into()),
+/// A case's name for its first step, and one told from it for each after.
+fn named_step(case: &Case, step: usize) -> String {
+    match step {
+        0 => case.name.clone(),
+        later => format!("{}, step {}", case.name, later + 1),
+    }
+}
+
+fn holds(here: &mut Here<'_>, case: &Case) -> Result<(), String> {
+    if !case.places.contains(&Place::Host) {
+        return Err(case.because.clone().unwrap_or_default());
+    }
+    match here.run(case) {
+        Verdict::Holds => Ok(()),
+        Verdict::NotRun { reason } => Err(reason),
+        Verdict::Fails(_) => Err("it does not hold: see `portcullis test`".into()),
+    }
+}
+
+/// Asks a step of a case so often, after those before it.
+fn asked(
+    here: &mut Here<'_>,
+    (case, step): (&Case, usize),
+    what: What,
+    exchanges: u32,
+) -> Result<Run, String> {
+    let run = here.on_stage(case, |stage, questions| {
+        for (earlier, question) in case.steps.iter().zip(questions).take(step) {
+            for _ in 0..earlier.repeat {
+                answered(stage, question)?;
+            }
+        }
+        match questions.get(step) {
+            Some(question) => repeated(stage, question, what, exchanges),
+            None => Err("it has no such step".into()),
+        }
     });
     run.unwrap_or_else(|miss| match miss {
         Miss::Failed(reason) | Miss::NotRun(reason) => Err(reason),
@@ -139,9 +168,14 @@ fn repeated(
     what: What,
     exchanges: u32,
 ) -> Result<Run, String> {
-    let mut status = None;
-    for _ in 0..WARM_UP.min(exchanges) {
-        status = Some(answered(stage, question)?);
+    let status = answered(stage, question)?;
+    for asked in 1..WARM_UP.min(exchanges) {
+        let now = answered(stage, question)?;
+        if now != status {
+            return Err(format!(
+                "its answer {status} becomes {now} after {asked} exchanges: too few to measure"
+            ));
+        }
     }
     let recording = Rc::new(Recording::new(what));
     if !stage.record(&recording) {
@@ -150,7 +184,7 @@ fn repeated(
     let (began, mut done, mut note) = (Instant::now(), 0, None);
     while done < exchanges {
         let now = answered(stage, question)?;
-        if *status.get_or_insert(now) != now {
+        if now != status {
             recording.forget_exchange();
             note = Some(format!(
                 "its answer became {now} after {} exchanges: only those before are measured",
@@ -174,7 +208,7 @@ fn repeated(
     }
     Ok(Run {
         recording,
-        status: status.unwrap_or_default(),
+        status,
         exchanges: done,
         memory_bytes: stage.memory_bytes(),
         note,
