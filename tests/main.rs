@@ -37,6 +37,7 @@ mod places;
 mod probe;
 mod redis;
 mod registry;
+mod registry_access;
 mod registry_hostile;
 mod reload;
 mod reload_connections;

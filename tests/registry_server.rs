@@ -26,6 +26,22 @@ pub const PASSWORD: &str = "correct horse";
 /// The password by bcrypt, the one form that the registry's htpasswd takes.
 const PASSWORD_BCRYPT: &str = "$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2";
 
+/// Who gives tokens to a registry that wants them.
+pub const ISSUER: &str = "tests of portcullis";
+/// What such a registry calls itself.
+pub const SERVICE: &str = "registry of tests";
+
+/// Who is let in.
+enum Guard<'g> {
+    Nobody,
+    /// Over TLS.
+    Password(&'g Certificates),
+    Token {
+        realm: &'g str,
+        authority: &'g Path,
+    },
+}
+
 /// Why it is left out, if the person who runs the tests said so.
 #[must_use]
 pub fn left_out() -> Option<&'static str> {
@@ -46,7 +62,7 @@ impl RegistryServer {
     /// # Errors
     /// When it cannot be installed or does not start.
     pub fn start() -> Result<Self> {
-        Self::configured(None)
+        Self::configured(&Guard::Nobody)
     }
 
     /// Starts one with TLS that lets [`USER`] in.
@@ -54,35 +70,51 @@ impl RegistryServer {
     /// # Errors
     /// When it cannot be installed or does not start.
     pub fn guarded(certificates: &Certificates) -> Result<Self> {
-        Self::configured(Some(certificates))
+        Self::configured(&Guard::Password(certificates))
     }
 
-    fn configured(guard: Option<&Certificates>) -> Result<Self> {
+    /// Starts one without TLS that lets in who shows a token: a JWT of [`ISSUER`] for [`SERVICE`], signed with the key of a certificate (in its `x5c`)
+    /// under this authority. Others it sends to `realm`.
+    ///
+    /// # Errors
+    /// When it cannot be installed or does not start.
+    pub fn wanting_tokens(realm: &str, authority: &Path) -> Result<Self> {
+        Self::configured(&Guard::Token { realm, authority })
+    }
+
+    fn configured(guard: &Guard<'_>) -> Result<Self> {
         let program = installed_from_debian("docker-registry", "usr/bin/docker-registry").context(
             "these tests need Debian's docker-registry; PORTCULLIS_REGISTRY=none leaves it out and says what was not run",
         )?;
         let (folder, address) = (tempfile::tempdir()?, free_address()?);
         let path = |name: &str| folder.path().join(name);
+        let mut http = json!({"addr": address.to_string()});
+        let auth = match guard {
+            Guard::Nobody => None,
+            Guard::Password(certificates) => {
+                let passwords = path("htpasswd");
+                fs::write(&passwords, format!("{USER}:{PASSWORD_BCRYPT}\n"))?;
+                http = json!({
+                    "addr": address.to_string(),
+                    "tls": {"certificate": certificates.chain, "key": certificates.key},
+                });
+                Some(json!({"htpasswd": {"realm": "tests", "path": passwords}}))
+            }
+            Guard::Token { realm, authority } => Some(json!({"token": {
+                "realm": realm,
+                "service": SERVICE,
+                "issuer": ISSUER,
+                "rootcertbundle": authority,
+            }})),
+        };
         let mut configuration = json!({
             "version": 0.1,
             "log": {"level": "warn"},
             "storage": {"filesystem": {"rootdirectory": path("data")}},
-            "http": {"addr": address.to_string()},
+            "http": http,
         });
-        if let (Some(certificates), Some(keys)) = (guard, configuration.as_object_mut()) {
-            let passwords = path("htpasswd");
-            fs::write(&passwords, format!("{USER}:{PASSWORD_BCRYPT}\n"))?;
-            keys.insert(
-                "auth".into(),
-                json!({"htpasswd": {"realm": "tests", "path": passwords}}),
-            );
-            keys.insert(
-                "http".into(),
-                json!({
-                    "addr": address.to_string(),
-                    "tls": {"certificate": certificates.chain, "key": certificates.key},
-                }),
-            );
+        if let (Some(auth), Some(keys)) = (auth, configuration.as_object_mut()) {
+            keys.insert("auth".into(), auth);
         }
         // JSON is YAML.
         fs::write(path("config.yml"), configuration.to_string())?;

@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::limits::{REGISTRY_CONNECT_TIMEOUT, RESPONSE_HEAD_BYTES_MAX};
 
+use super::tunnel::{Proxies, tunnel};
 use super::url::{Scheme, Url, is_loopback};
 
 /// An answer that has been read to its end.
@@ -30,6 +31,7 @@ pub(super) type Answer = (response::Parts, Vec<u8>);
 /// What requests are sent over.
 pub(super) struct Dialler {
     tls: TlsConnector,
+    proxies: Proxies,
 }
 
 impl Dialler {
@@ -42,6 +44,7 @@ impl Dialler {
         let config = config.with_no_client_auth();
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
+            proxies: Proxies::of_environment()?,
         })
     }
 
@@ -52,8 +55,8 @@ impl Dialler {
         if !is_loopback(&url.host) {
             return Ok(Scheme::Https);
         }
-        let stream = self.dial(&url).await?;
-        match self.encrypt(&url, stream).await {
+        let stream = self.reach(&url).await?;
+        match encrypt(&self.tls, &url.host, stream).await {
             Ok(_) => Ok(Scheme::Https),
             Err(error) if is_not_tls(&error) => Ok(Scheme::Http),
             Err(error) => Err(format!("{}: {error}", url.authority())),
@@ -75,11 +78,11 @@ impl Dialler {
         let host = HeaderValue::from_str(&url.authority());
         let host = host.map_err(|_| format!("{url} has no valid host"))?;
         request.headers_mut().insert(HOST, host);
-        let stream = self.dial(url).await?;
+        let stream = self.reach(url).await?;
         let answer = match url.scheme {
             Scheme::Http => converse(stream, request, bytes_max).await,
             Scheme::Https => {
-                let stream = self.encrypt(url, stream).await;
+                let stream = encrypt(&self.tls, &url.host, stream).await;
                 let stream = stream.map_err(|error| named(error.to_string()))?;
                 converse(stream, request, bytes_max).await
             }
@@ -87,34 +90,49 @@ impl Dialler {
         answer.map_err(named)
     }
 
-    async fn dial(&self, url: &Url) -> Result<TcpStream, String> {
-        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", url.authority());
-        let connecting = TcpStream::connect((url.host.as_str(), url.port));
-        let stream = timeout(REGISTRY_CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| named(&"no connection in time"))?
-            .map_err(|error| named(&error))?;
-        let peer = stream.peer_addr().map_err(|error| named(&error))?;
+    /// A connection there, past a proxy where one stands between.
+    async fn reach(&self, url: &Url) -> Result<Box<dyn Duplex>, String> {
+        let named = |error: String| format!("{}: {error}", url.authority());
+        if let Some(proxy) = self.proxies.to(url) {
+            let tunnel = timeout(REGISTRY_CONNECT_TIMEOUT, tunnel(&proxy, url, &self.tls));
+            let opened = tunnel.await.map_err(|_| "no tunnel in time".to_owned());
+            return opened.flatten().map_err(named);
+        }
+        let stream = dial(&url.host, url.port).await;
+        let stream = stream.map_err(|error| named(error.to_string()))?;
+        let peer = stream.peer_addr();
+        let peer = peer.map_err(|error| named(error.to_string()))?;
         if url.scheme == Scheme::Http && !peer.ip().is_loopback() {
-            return Err(named(&format_args!(
+            return Err(named(format!(
                 "it is {peer}, not this machine, and TLS is needed to every other"
             )));
         }
-        Ok(stream)
-    }
-
-    async fn encrypt(&self, url: &Url, stream: TcpStream) -> io::Result<impl Duplex> {
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let handshake = self.tls.connect(name, stream);
-        timeout(REGISTRY_CONNECT_TIMEOUT, handshake)
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"))?
+        Ok(Box::new(stream))
     }
 }
 
+/// A connection, in time.
+pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    timeout(REGISTRY_CONNECT_TIMEOUT, TcpStream::connect((host, port)))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))?
+}
+
+/// TLS with this host, in time.
+pub(super) async fn encrypt(
+    tls: &TlsConnector,
+    host: &str,
+    stream: impl Duplex,
+) -> io::Result<impl Duplex> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    timeout(REGISTRY_CONNECT_TIMEOUT, tls.connect(name, stream))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time"))?
+}
+
 /// A connection's bytes.
-trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Duplex for T {}
 
 /// Whether the other side answered a ClientHello with something that is no TLS, or hung up on it.

@@ -13,6 +13,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use portcullis_module::Description;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -20,6 +21,8 @@ use crate::digest::{digest, is_digest};
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
@@ -140,16 +143,74 @@ fn annotations(description: &Description) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The layer that has the module, of a manifest whose digest is as it should be.
-pub(super) fn module_layer(manifest: &[u8], module_bytes_max: u64) -> Result<Descriptor, String> {
+/// The image of a module in an index of several: the only one for Wasm or, if none says that it is, the only one there is. Nothing where it is no index.
+///
+/// Docker's builder pushes an index of one image and of an attestation that tells how it was built; that is for no platform.
+pub(super) fn in_index(manifest: &[u8]) -> Result<Option<Descriptor>, String> {
+    #[derive(Deserialize)]
+    struct Kinds {
+        manifests: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
+    }
     #[derive(Deserialize)]
     struct Index {
-        #[serde(rename = "manifests")]
-        _manifests: serde::de::IgnoredAny,
+        manifests: Vec<Listed>,
     }
-    if serde_json::from_slice::<Index>(manifest).is_ok() {
-        return Err("it is an index of several images: name the digest of one of them".into());
+    #[derive(Deserialize)]
+    struct Listed {
+        platform: Option<Platform>,
+        #[serde(flatten)]
+        descriptor: Descriptor,
     }
+    #[derive(Deserialize)]
+    struct Platform {
+        #[serde(default)]
+        architecture: String,
+    }
+    match serde_json::from_slice(manifest) {
+        Ok(Kinds {
+            manifests: Some(_),
+            layers: None,
+        }) => {}
+        // Whoever reads it may take it for either (CVE-2021-41190).
+        Ok(Kinds {
+            manifests: Some(_),
+            layers: Some(_),
+        }) => return Err("its manifest is of an image and of an index of images at once".into()),
+        _ => return Ok(None),
+    }
+    let Index { manifests } = serde_json::from_slice(manifest)
+        .map_err(|error| format!("its manifest is none of an index: {error}"))?;
+    let architecture = |it: &&Listed| {
+        let platform = it.platform.as_ref();
+        platform
+            .map_or("", |it| it.architecture.as_str())
+            .to_owned()
+    };
+    let images: Vec<_> = manifests
+        .iter()
+        .filter(|it| architecture(it) != "unknown")
+        .collect();
+    let wasm: Vec<_> = images
+        .iter()
+        .copied()
+        .filter(|it| architecture(it).starts_with("wasm"))
+        .collect();
+    match (&*images, &*wasm) {
+        ([only], _) | (_, [only]) => {
+            only.descriptor.sha256()?;
+            Ok(Some(only.descriptor.clone()))
+        }
+        (all, wasm) => Err(format!(
+            "it is an index of {} images, {} of them for Wasm: name the digest of one of them",
+            all.len(),
+            wasm.len()
+        )),
+    }
+}
+
+/// The layer that has the module, of a manifest whose digest is as it should be.
+pub(super) fn module_layer(manifest: &[u8], module_bytes_max: u64) -> Result<Descriptor, String> {
     let manifest: Manifest = serde_json::from_slice(manifest)
         .map_err(|error| format!("its manifest is none of an image: {error}"))?;
     // The last layer is the whole file system's newest state; Istio and Envoy Gateway take it likewise.
@@ -322,7 +383,7 @@ mod tests {
             ("{}".to_owned(), "none of an image"),
             (
                 json!({"schemaVersion": 2, "manifests": []}).to_string(),
-                "index of several",
+                "none of an image",
             ),
             (manifest(json!([])), "no image of a module"),
             (
@@ -341,5 +402,55 @@ mod tests {
             let reason = module_layer(manifest.as_bytes(), 8).expect_err(words);
             assert!(reason.contains(words), "{words}: {reason}");
         }
+    }
+
+    #[test]
+    fn of_an_index_the_one_for_wasm_is_taken() {
+        let listed = |digit: char, architecture: &str| {
+            let digest = format!("sha256:{}", String::from(digit).repeat(64));
+            let platform = json!({"architecture": architecture, "os": "x"});
+            json!({"mediaType": MANIFEST, "digest": digest, "size": 7, "platform": platform})
+        };
+        let index = |manifests: serde_json::Value| {
+            let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+            in_index(index.to_string().as_bytes())
+        };
+        let taken = |manifests: serde_json::Value| {
+            let found = index(manifests).unwrap().unwrap();
+            found.sha256().unwrap().chars().next().unwrap()
+        };
+        let (wasm, amd64) = (listed('a', "wasm"), listed('b', "amd64"));
+        let attestation = listed('c', "unknown");
+        assert_eq!(taken(json!([amd64, wasm, attestation])), 'a');
+        assert_eq!(taken(json!([attestation, amd64])), 'b');
+        assert_eq!(taken(json!([listed('d', "wasm32")])), 'd');
+        let mut bare = wasm.clone();
+        bare.as_object_mut().unwrap().remove("platform");
+        assert_eq!(taken(json!([bare])), 'a');
+        assert!(in_index(&image().manifest).unwrap().is_none());
+        assert!(in_index(b"no JSON").unwrap().is_none());
+        let mut weak = wasm.clone();
+        weak["digest"] = "md5:12".into();
+        for (manifests, words) in [
+            (json!([]), "an index of 0 images, 0 of them for Wasm"),
+            (json!([attestation]), "an index of 0 images"),
+            (
+                json!([wasm, listed('d', "wasm")]),
+                "2 images, 2 of them for Wasm",
+            ),
+            (
+                json!([amd64, listed('d', "arm64")]),
+                "2 images, 0 of them for Wasm",
+            ),
+            (json!([weak]), "something else than SHA-256"),
+            (json!([{"digest": 1}]), "none of an index"),
+            (json!(7), "none of an index"),
+        ] {
+            let reason = index(manifests).expect_err(words);
+            assert!(reason.contains(words), "{words}: {reason}");
+        }
+        let both = json!({"schemaVersion": 2, "manifests": [wasm], "layers": []});
+        let reason = in_index(both.to_string().as_bytes()).expect_err("both");
+        assert!(reason.contains("at once"), "{reason}");
     }
 }

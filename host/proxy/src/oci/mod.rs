@@ -13,6 +13,7 @@ mod credentials;
 mod image;
 mod reference;
 mod registry;
+mod tunnel;
 mod url;
 
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +36,7 @@ static HELD: Mutex<Vec<(String, Bytes)>> = Mutex::new(Vec::new());
 /// A module, and the files that it came from: they stay in the cache for as long as anybody has its bytes, a policy that runs, say.
 struct Pulled {
     module: Vec<u8>,
-    _files: [Option<Kept>; 2],
+    _files: Vec<Option<Kept>>,
 }
 
 impl AsRef<[u8]> for Pulled {
@@ -88,17 +89,26 @@ fn pull(
     cache: &DiskCache,
     module_bytes_max: u64,
 ) -> Result<Pulled, String> {
-    let (manifest, descriptor, layer) = blocking(REGISTRY_PULL_TIMEOUT, async {
+    let (manifests, descriptor, layer) = blocking(REGISTRY_PULL_TIMEOUT, async {
         let mut registry = Registry::open(image, "pull").await?;
-        let (manifest, _) = registry.manifest(&format!("sha256:{pinned}")).await?;
-        let descriptor = image::module_layer(&manifest, module_bytes_max)?;
+        let (manifest, digest) = registry.manifest(&format!("sha256:{pinned}")).await?;
+        let inner = image::in_index(&manifest)?;
+        let mut manifests = vec![(digest, manifest)];
+        if let Some(inner) = inner {
+            let name = format!("sha256:{}", inner.sha256()?);
+            let (manifest, digest) = registry.manifest(&name).await?;
+            manifests.push((digest, manifest));
+        }
+        let innermost = manifests.last().map_or(&[][..], |(_, manifest)| manifest);
+        let descriptor = image::module_layer(innermost, module_bytes_max)?;
         let layer = registry.blob(&descriptor).await?;
-        Ok((manifest, descriptor, layer))
+        Ok((manifests, descriptor, layer))
     })?;
-    let files = [
-        cache.keep_blob(pinned, &manifest),
-        cache.keep_blob(descriptor.sha256()?, &layer),
-    ];
+    let mut files: Vec<_> = manifests
+        .iter()
+        .map(|(digest, manifest)| cache.keep_blob(digest, manifest))
+        .collect();
+    files.push(cache.keep_blob(descriptor.sha256()?, &layer));
     Ok(Pulled {
         module: image::module_in(&descriptor, layer, module_bytes_max)?,
         _files: files,
@@ -111,12 +121,19 @@ fn cached(cache: &DiskCache, pinned: &str, module_bytes_max: u64) -> Option<Pull
         let found = cache.blob(sha256);
         found.filter(|(bytes, _)| digest(bytes) == sha256)
     };
-    let (manifest, of_manifest) = read(pinned)?;
+    let (mut manifest, file) = read(pinned)?;
+    let mut files = vec![file];
+    if let Some(inner) = image::in_index(&manifest).ok()? {
+        let (found, file) = read(inner.sha256().ok()?)?;
+        manifest = found;
+        files.push(file);
+    }
     let descriptor = image::module_layer(&manifest, module_bytes_max).ok()?;
-    let (layer, of_layer) = read(descriptor.sha256().ok()?)?;
+    let (layer, file) = read(descriptor.sha256().ok()?)?;
+    files.push(file);
     Some(Pulled {
         module: image::module_in(&descriptor, layer, module_bytes_max).ok()?,
-        _files: [of_manifest, of_layer],
+        _files: files,
     })
 }
 

@@ -18,7 +18,7 @@ use crate::limits::{
 use super::challenge::Challenge;
 use super::connection::{Answer, Dialler};
 use super::credentials::Credentials;
-use super::image::{DOCKER_MANIFEST, Descriptor, Image, MANIFEST};
+use super::image::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Image, MANIFEST};
 use super::reference::ImageReference;
 use super::url::{Scheme, Url, form};
 
@@ -74,7 +74,7 @@ impl Registry {
 
     /// The manifest that a tag or a digest (`sha256:…`) names, and its digest.
     pub(super) async fn manifest(&mut self, name: &str) -> Result<(Vec<u8>, String), String> {
-        let accepted = format!("{MANIFEST}, {DOCKER_MANIFEST}");
+        let accepted = format!("{MANIFEST}, {DOCKER_MANIFEST}, {INDEX}, {DOCKER_INDEX}");
         let path = format!("manifests/{name}");
         let bytes_max = REGISTRY_MANIFEST_BYTES_MAX;
         let bytes = self.read(&path, &[(ACCEPT, &accepted)], bytes_max).await?;

@@ -107,13 +107,21 @@ impl Url {
 
     /// As the `Host` header has it.
     pub(super) fn authority(&self) -> String {
-        let host = match self.host.contains(':') {
+        match (self.scheme, self.port) {
+            (Scheme::Https, 443) | (Scheme::Http, 80) => self.bracketed(),
+            _ => self.host_and_port(),
+        }
+    }
+
+    /// As a proxy is asked for it.
+    pub(super) fn host_and_port(&self) -> String {
+        format!("{}:{}", self.bracketed(), self.port)
+    }
+
+    fn bracketed(&self) -> String {
+        match self.host.contains(':') {
             true => format!("[{}]", self.host),
             false => self.host.clone(),
-        };
-        match (self.scheme, self.port) {
-            (Scheme::Https, 443) | (Scheme::Http, 80) => host,
-            (_, port) => format!("{host}:{port}"),
         }
     }
 }
