@@ -16,6 +16,7 @@ mod example;
 mod examples;
 mod explain;
 mod export;
+mod features;
 mod filters_only;
 mod foreign;
 mod go_guest;
