@@ -15,11 +15,7 @@ fn main() -> Result<()> {
     let mut group = criterion.benchmark_group("hostcall");
     for row in CALLS {
         let wasm = wat::parse_str(row.guest()).with_context(|| row.name)?;
-        let plugin = bed.start(
-            row.name,
-            &bed.load(&wasm, &NoCache)?,
-            "{\"some\": \"configuration\"}",
-        )?;
+        let plugin = bed.start(row.name, &bed.load(&wasm, &NoCache)?, "{}")?;
         let chain = Chain::new(vec![plugin]);
         assert_eq!(
             pass(&chain, traffic.exchange()),

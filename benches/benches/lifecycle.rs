@@ -1,8 +1,9 @@
 //! A request's whole plugin life, control by control: stream created, request headers, response headers, log, done, delete,
-//! with the proxy's own header maps. `no filter` is the cost of the maps and the bench itself.
+//! with the proxy's own header maps; and each of its phases by itself. `no filter` is the cost of the maps and the bench itself.
 
 use bytes::Bytes;
-use criterion::Criterion;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion};
 use portcullis::fields::HttpFields;
 use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::issuer::Issuer;
@@ -40,6 +41,33 @@ fn pass_with_body(chain: &Chain, (exchange, _): (Exchange, HttpFields), body: &B
     passed
 }
 
+/// The phases of a request's life, each timed by itself: what went before is made ready, what comes after is left out.
+fn phases(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, chain: &Chain, traffic: &Traffic) {
+    let asked = |(exchange, response): (Exchange, HttpFields)| {
+        let mut stream = HttpStream::new(chain, exchange, StreamToken(1));
+        stream.request_headers(true);
+        (stream, response)
+    };
+    let answered = |(mut stream, response): (HttpStream, HttpFields)| {
+        stream.exchange_mut().response_headers = Some(Box::new(response));
+        stream.response_headers(true);
+        stream
+    };
+    group.bench_function(format!("{name}, request headers"), |bencher| {
+        bencher.iter_batched(|| traffic.exchange(), asked, WARM);
+    });
+    group.bench_function(format!("{name}, response headers"), |bencher| {
+        bencher.iter_batched(|| asked(traffic.exchange()), answered, WARM);
+    });
+    group.bench_function(format!("{name}, end"), |bencher| {
+        bencher.iter_batched(
+            || answered(asked(traffic.exchange())),
+            HttpStream::finish,
+            WARM,
+        );
+    });
+}
+
 fn main() -> anyhow::Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let bed = Bed::new()?;
@@ -50,12 +78,12 @@ fn main() -> anyhow::Result<()> {
     let jwt_auth = issuer.jwt_auth_configuration().to_string();
 
     let mut group = criterion.benchmark_group("life in the VM");
-    let mut life = |name: &str, chain: &Chain, traffic: &Traffic| {
-        // A refusal costs something else: what is measured must pass.
+    let mut answered = |name: &str, chain: &Chain, traffic: &Traffic, status: u16| {
+        // A refusal costs something else than an exchange that passes.
         assert_eq!(
             pass(chain, traffic.exchange()),
-            200,
-            "{name} refuses the benchmark's request"
+            status,
+            "{name} answers the benchmark's request otherwise"
         );
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
@@ -67,6 +95,15 @@ fn main() -> anyhow::Result<()> {
     };
     let plain = Traffic::new(&[]);
     let with_token = Traffic::new(&[bearer]);
+    let no_token = bed.chain("jwt-auth", &jwt_auth)?;
+    answered("jwt-auth, no token (401)", &no_token, &plain, 401);
+    let spent = r#"{"limits":[{"name":"bench","requests":1,"per":"24h"}]}"#;
+    let spent = bed.chain("rate-limit", spent)?;
+    pass(&spent, plain.exchange());
+    answered("rate-limit, quota spent (429)", &spent, &plain, 429);
+    let mut life = |name: &str, chain: &Chain, traffic: &Traffic| {
+        answered(name, chain, traffic, 200);
+    };
     life("no filter", &Chain::new(Vec::new()), &plain);
     life(
         "security-headers, hsts alone",
@@ -156,6 +193,13 @@ fn main() -> anyhow::Result<()> {
             WARM,
         );
     });
+    group.finish();
+    let mut group = criterion.benchmark_group("phase in the VM");
+    phases(&mut group, "no filter", &Chain::new(Vec::new()), &plain);
+    for (control, configuration) in four {
+        let chain = bed.chain(control, configuration)?;
+        phases(&mut group, control, &chain, &with_token);
+    }
     group.finish();
     criterion.final_summary();
     Ok(())

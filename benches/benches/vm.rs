@@ -4,6 +4,7 @@ use criterion::Criterion;
 use portcullis_benches::bed::{Bed, Traffic, WARM, pass};
 use portcullis_benches::embedder::BenchEmbedder;
 use portcullis_benches::guests::TRAPPING;
+use portcullis_benches::issuer::Issuer;
 use portcullis_runtime::{Chain, Isolation, ModuleCache, NoCache};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -65,17 +66,29 @@ fn main() -> anyhow::Result<()> {
             WARM,
         );
     });
-    let plain = Traffic::new(&[]);
+    let issuer = Issuer::new()?;
+    let traffic = Traffic::new(&[("authorization", format!("Bearer {}", issuer.token()?))]);
     let mut life = |name: &str, chain: &Chain| {
-        assert_eq!(pass(chain, plain.exchange()), 200, "{name}");
+        assert_eq!(pass(chain, traffic.exchange()), 200, "{name}");
         group.bench_function(name, |bencher| {
-            bencher.iter_batched(|| plain.exchange(), |exchange| pass(chain, exchange), WARM);
+            bencher.iter_batched(
+                || traffic.exchange(),
+                |exchange| pass(chain, exchange),
+                WARM,
+            );
         });
     };
     life("a request, no filter", &Chain::new(Vec::new()));
+    let jwt_auth = issuer.jwt_auth_configuration().to_string();
+    // With a VM of its own, a request finds no token in jwt-auth's cache.
     for (control, configuration) in [
         ("tls-policy", "{}"),
         ("security-headers", r#"{"profile":"hsts"}"#),
+        (
+            "rate-limit",
+            r#"{"limits":[{"name":"bench","requests":1000000,"per":"1s"}]}"#,
+        ),
+        ("jwt-auth", &jwt_auth),
     ] {
         let wasm = portcullis_plugins::builtin(control).map_or(&[][..], |builtin| builtin.module);
         let module = bed.load_for_snapshots(wasm, &NoCache)?;

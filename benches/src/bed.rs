@@ -12,6 +12,8 @@ use portcullis_runtime::{
     ModuleCache, Plugin, PluginId, PluginSpec, Progress, Protocol, RouteInfo, Runtime,
     RuntimeOptions, Shared, StreamInfo, StreamToken, TlsInfo, TlsVersion, UnknownImports,
 };
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use std::time::Duration;
 pub struct Bed {
     runtime: Runtime,
     shared: Arc<Shared>,
+    /// Loaded once, as by the proxy: filters of the same module run the same code.
+    builtins: RefCell<BTreeMap<String, Arc<Module>>>,
 }
 
 /// How many exchanges a measurement makes before it passes them, and criterion times: few enough to stay in a core's second
@@ -47,6 +51,7 @@ impl Bed {
         Ok(Self {
             runtime,
             shared: Arc::default(),
+            builtins: RefCell::default(),
         })
     }
 
@@ -122,14 +127,25 @@ impl Bed {
     /// # Errors
     /// When there is no such control, or it does not start.
     pub fn plugin(&self, control: &str, configuration: &str) -> Result<Rc<Plugin>> {
-        let module = portcullis_plugins::builtin(control)
+        self.start(control, &self.builtin(control)?, configuration)
+    }
+
+    /// The module of a built-in control.
+    ///
+    /// # Errors
+    /// When there is no such control.
+    pub fn builtin(&self, control: &str) -> Result<Arc<Module>> {
+        if let Some(module) = self.builtins.borrow().get(control) {
+            return Ok(Arc::clone(module));
+        }
+        let wasm = portcullis_plugins::builtin(control);
+        let wasm = wasm
             .with_context(|| format!("no builtin {control}"))?
             .module;
-        self.start(
-            control,
-            &self.load(module, &DiskCache::of_user())?,
-            configuration,
-        )
+        let module = self.load(wasm, &DiskCache::of_user())?;
+        let mut builtins = self.builtins.borrow_mut();
+        builtins.insert(control.to_owned(), Arc::clone(&module));
+        Ok(module)
     }
 
     /// The same in a chain of its own.

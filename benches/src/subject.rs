@@ -96,8 +96,7 @@ pub fn subjects(bed: &Bed, largest: u32) -> Result<Vec<Subject>> {
 /// The upstream's answer has the header already, so that all filters do the same: read it, and find it strict enough. If one had to add it, the
 /// first would be cheaper than those that then find it.
 fn filters(bed: &Bed, n: u32, isolation: Isolation) -> Result<Visit> {
-    let wasm = portcullis_plugins::builtin("security-headers").context("no security-headers")?;
-    let module = bed.load(wasm.module, &DiskCache::of_user())?;
+    let module = bed.builtin("security-headers")?;
     let embedder = Rc::new(BenchEmbedder::default());
     let configuration = r#"{"profile":"hsts"}"#;
     let first = bed.start_as(isolation, "hsts", &module, configuration, &embedder)?;

@@ -162,7 +162,8 @@ fn measure(arguments: &Arguments, machine: Machine, service: &Service) -> Result
         }
         if round <= STARTS_MAX {
             let started = service.start()?;
-            for (outcome, figure) in served.iter_mut().zip([started.ms, started.resident_mib]) {
+            let figures = [started.ms, started.reload_ms, started.resident_mib];
+            for (outcome, figure) in served.iter_mut().zip(figures) {
                 outcome.rounds.push(figure);
             }
         }

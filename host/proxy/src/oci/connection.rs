@@ -44,7 +44,7 @@ impl Dialler {
         let config = config.with_no_client_auth();
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
-            proxies: Proxies::of_environment()?,
+            proxies: Proxies::of_environment(),
         })
     }
 
@@ -93,7 +93,7 @@ impl Dialler {
     /// A connection there, past a proxy where one stands between.
     async fn reach(&self, url: &Url) -> Result<Box<dyn Duplex>, String> {
         let named = |error: String| format!("{}: {error}", url.authority());
-        if let Some(proxy) = self.proxies.to(url) {
+        if let Some(proxy) = self.proxies.to(url).map_err(named)? {
             let tunnel = timeout(REGISTRY_CONNECT_TIMEOUT, tunnel(&proxy, url, &self.tls));
             let opened = tunnel.await.map_err(|_| "no tunnel in time".to_owned());
             return opened.flatten().map_err(named);

@@ -3,8 +3,6 @@
 //! The proxy is asked for a tunnel (`CONNECT`, RFC 9110 §9.3.6), and TLS with the registry runs within it: the proxy sees a host's name and nothing else.
 //! What is on this machine is never asked for through a proxy.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
@@ -18,53 +16,54 @@ use crate::limits::RESPONSE_HEAD_BYTES_MAX;
 use super::connection::{Duplex, dial, encrypt};
 use super::url::{Scheme, Url, is_loopback};
 
-/// Each is read in capitals first.
-const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-
 /// Which proxy is for whom.
 pub(super) struct Proxies {
-    matcher: Arc<Matcher>,
+    /// The variable that names one, and what it says.
+    proxy: Option<(&'static str, String)>,
+    /// Who is reached without it.
+    exceptions: String,
 }
 
 impl Proxies {
-    /// # Errors
-    ///
-    /// A variable names no proxy that is spoken to: to go without it would be another way than was asked for.
-    pub(super) fn of_environment() -> Result<Self, String> {
-        for variable in VARIABLES {
-            let Some(value) = std::env::var_os(variable).filter(|it| !it.is_empty()) else {
-                continue;
-            };
-            // It may have a password, so it is not repeated.
-            is_spoken(value.to_str().unwrap_or_default())
-                .then_some(())
-                .ok_or_else(|| {
-                    format!(
-                        "{variable} is not http://[USER:PASSWORD@]HOST:PORT, nor that with https"
-                    )
-                })?;
+    pub(super) fn of_environment() -> Self {
+        let first = |names: &[&'static str]| {
+            let mut set = names.iter().filter_map(|name| {
+                let value = std::env::var_os(name).filter(|it| !it.is_empty())?;
+                Some((*name, value.to_string_lossy().into_owned()))
+            });
+            set.next()
+        };
+        Self {
+            proxy: first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
+            exceptions: first(&["NO_PROXY", "no_proxy"]).map_or(String::new(), |(_, value)| value),
         }
-        Ok(Self {
-            matcher: Arc::new(Matcher::from_env()),
-        })
     }
 
     /// The proxy that leads there, if one does.
-    pub(super) fn to(&self, url: &Url) -> Option<Intercept> {
+    ///
+    /// # Errors
+    ///
+    /// The variable names none that is spoken to: to go without it would be another way than was asked for.
+    pub(super) fn to(&self, url: &Url) -> Result<Option<Intercept>, String> {
+        let Some((variable, proxy)) = &self.proxy else {
+            return Ok(None);
+        };
         if url.scheme == Scheme::Http || is_loopback(&url.host) {
-            return None;
+            return Ok(None);
         }
-        self.matcher
-            .intercept(&url.to_string().parse::<Uri>().ok()?)
+        let uri = url.to_string().parse::<Uri>();
+        let uri = uri.map_err(|_| format!("{url} is no URL"))?;
+        let exceptions = Matcher::builder().https("http://any").no(&*self.exceptions);
+        if exceptions.build().intercept(&uri).is_none() {
+            return Ok(None);
+        }
+        let found = Matcher::builder().https(&**proxy).build().intercept(&uri);
+        let found = found.filter(|it| matches!(it.uri().scheme_str(), Some("http" | "https")));
+        // It may have a password, so it is not repeated.
+        let wrong =
+            || format!("{variable} is not http://[USER:PASSWORD@]HOST:PORT, nor that with https");
+        found.ok_or_else(wrong).map(Some)
     }
-}
-
-/// Whether it is the address of a proxy over HTTP, with or without TLS.
-fn is_spoken(proxy: &str) -> bool {
-    let matcher = Matcher::builder().https(proxy.to_owned()).build();
-    let found = matcher.intercept(&Uri::from_static("https://registry.test/"));
-    let scheme = found.as_ref().and_then(|found| found.uri().scheme_str());
-    matches!(scheme, Some("http" | "https"))
 }
 
 /// A connection to there through a proxy.
@@ -137,37 +136,51 @@ async fn connect(
 mod tests {
     use super::*;
 
+    fn through(proxy: &str, url: &str) -> Result<Option<String>, String> {
+        let proxies = Proxies {
+            proxy: Some(("HTTPS_PROXY", proxy.to_owned())),
+            exceptions: "internal.test, 10.0.0.0/8".to_owned(),
+        };
+        let found = proxies.to(&Url::parse(url).expect(url))?;
+        Ok(found.map(|found| found.uri().to_string()))
+    }
+
     #[test]
-    fn what_is_no_proxy_over_http_is_told_from_one_that_is() {
-        for spoken in [
-            "http://proxy.example.com:3128",
-            "https://me:secret@proxy.example.com",
-            "proxy:3128",
-            "http://[2001:db8::1]:3128/",
+    fn what_is_no_proxy_over_http_is_refused() {
+        let url = "https://ghcr.io/v2/";
+        for (proxy, address) in [
+            (
+                "http://proxy.example.com:3128",
+                "http://proxy.example.com:3128/",
+            ),
+            (
+                "https://me:secret@proxy.example.com",
+                "https://proxy.example.com/",
+            ),
+            ("proxy:3128", "http://proxy:3128/"),
+            ("http://[2001:db8::1]:3128/", "http://[2001:db8::1]:3128/"),
         ] {
-            assert!(is_spoken(spoken), "{spoken}");
+            assert_eq!(through(proxy, url).unwrap().as_deref(), Some(address));
         }
-        for not in [
-            "socks5://proxy:1080",
+        for proxy in [
+            "socks5://me:secret@proxy:1080",
             "ftp://proxy",
             "http://",
             "a b",
             "/etc",
         ] {
-            assert!(!is_spoken(not), "{not}");
+            let reason = through(proxy, url).expect_err(proxy);
+            assert!(reason.starts_with("HTTPS_PROXY is not http://"), "{reason}");
+            assert!(!reason.contains("secret"), "{reason}");
+            // Who needs no proxy is not kept away by one.
+            assert_eq!(through(proxy, "https://localhost/v2/"), Ok(None));
+            assert_eq!(through(proxy, "https://10.1.2.3/v2/"), Ok(None));
         }
     }
 
     #[test]
     fn this_machine_is_never_behind_a_proxy() {
-        let matcher = Matcher::builder()
-            .all("http://proxy:3128")
-            .no("internal.test,10.0.0.0/8")
-            .build();
-        let proxies = Proxies {
-            matcher: Arc::new(matcher),
-        };
-        for (url, through) in [
+        for (url, is_through) in [
             ("https://ghcr.io/v2/", true),
             ("https://[2001:db8::7]/v2/", true),
             ("https://registry.internal.test/v2/", false),
@@ -177,8 +190,8 @@ mod tests {
             ("https://[::1]/v2/", false),
             ("http://127.0.0.1:5000/v2/", false),
         ] {
-            let url = Url::parse(url).expect(url);
-            assert_eq!(proxies.to(&url).is_some(), through, "{url}");
+            let found = through("http://proxy:3128", url).expect(url);
+            assert_eq!(found.is_some(), is_through, "{url}");
         }
     }
 }
