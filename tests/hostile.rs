@@ -47,6 +47,15 @@ pub(crate) enum Verdict {
 
 use Verdict::{Held, Passes, Refused, Whatever};
 
+/// A guest and what its crime must come to.
+pub(crate) struct Crime {
+    pub(crate) name: String,
+    pub(crate) module: Vec<u8>,
+    pub(crate) verdict: Verdict,
+    /// Whether a metric must count a trap.
+    pub(crate) counted: bool,
+}
+
 /// Proxies that are tried at once. Most of a trial is waiting: for a child to start, for a guest's time to run out.
 const AT_ONCE: usize = 3;
 
@@ -75,34 +84,15 @@ fn gallery() -> Result<()> {
             text.lines().partition(|line| line.starts_with("(import"));
         let module =
             guest(&imports.join("\n"), &text.join("\n")).with_context(|| format!("{name}.wat"))?;
-        crimes.push((name, module, verdict, counted));
+        crimes.push(Crime {
+            name,
+            module,
+            verdict,
+            counted,
+        });
     }
     assert!(named.is_empty(), "there is no guest for {named:?}");
-    let crimes: Vec<_> = ["plugin", "request"]
-        .into_iter()
-        .flat_map(|isolation| crimes.iter().map(move |crime| (isolation, crime)))
-        .collect();
-    let next = AtomicUsize::new(0);
-    let failures = Mutex::new(String::new());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some((isolation, (name, module, verdict, counted))) =
-                    crimes.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let result = commit(name, module, *verdict, *counted, isolation)
-                        .with_context(|| format!("isolation {isolation}"));
-                    let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
-                    note(&mut failures, name, result);
-                }
-            });
-        }
-    });
-    let failures = failures
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    assert!(failures.is_empty(), "{failures}");
-    Ok(())
+    commit_all(&crimes)
 }
 
 /// The callbacks of a stream: signature, and what the request gets that traps in it.
@@ -144,7 +134,7 @@ const CALLBACKS: &[(&str, &str, Verdict)] = &[
 
 #[test]
 fn a_trap_in_every_callback() -> Result<()> {
-    let mut failures = String::new();
+    let mut crimes = Vec::new();
     for (callback, signature, verdict) in CALLBACKS {
         let judge = if *callback == "proxy_on_request_headers" {
             "(call $judge)"
@@ -167,11 +157,12 @@ fn a_trap_in_every_callback() -> Result<()> {
             "trap-in-{}",
             callback.trim_start_matches("proxy_on_").replace('_', "-")
         );
-        note(
-            &mut failures,
-            &name,
-            commit(&name, &guest("", &text)?, *verdict, true, "plugin"),
-        );
+        crimes.push(Crime {
+            name,
+            module: guest("", &text)?,
+            verdict: *verdict,
+            counted: true,
+        });
     }
     // The callbacks of the plugin itself: the crime is to bring them about.
     for (name, text) in [
@@ -206,16 +197,15 @@ fn a_trap_in_every_callback() -> Result<()> {
         ),
     ] {
         let verdict = if name == "trap-in-http-call-response" { Refused } else { Whatever };
-        note(&mut failures, name, commit(name, &guest("", text)?, verdict, true, "plugin"));
+        crimes.push(Crime { name: name.to_owned(), module: guest("", text)?, verdict, counted: true });
     }
-    assert!(failures.is_empty(), "{failures}");
-    Ok(())
+    commit_all(&crimes)
 }
 
 #[test]
 fn a_reply_from_where_none_is_due() -> Result<()> {
     let reply = "(drop (call $reply (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1)))";
-    let mut failures = String::new();
+    let mut crimes = Vec::new();
     for (name, text) in [
         ("configure", format!("(func (export \"proxy_on_configure\") (param i32 i32) (result i32) {reply} (i32.const 1))")),
         ("vm-start", format!("(func (export \"proxy_on_vm_start\") (param i32 i32) (result i32) {reply} (i32.const 1))")),
@@ -231,17 +221,44 @@ fn a_reply_from_where_none_is_due() -> Result<()> {
         ("delete", format!("(func (export \"proxy_on_delete\") (param i32) (if (global.get $guilt) (then {reply})))")),
     ] {
         let name = format!("reply-in-{name}");
-        note(&mut failures, &name, commit(&name, &guest("", &text)?, Passes, false, "plugin"));
+        crimes.push(Crime { name, module: guest("", &text)?, verdict: Passes, counted: false });
     }
-    assert!(failures.is_empty(), "{failures}");
-    Ok(())
+    commit_all(&crimes)
 }
 
-pub(crate) fn note(failures: &mut String, name: &str, result: Result<()>) {
-    if let Err(error) = result {
-        // Writing to a string does not fail.
-        let _ = writeln!(failures, "{name}: {error:#}\n");
-    }
+/// Lets each guest commit its crime, in a VM that lasts and in those of single requests.
+pub(crate) fn commit_all(crimes: &[Crime]) -> Result<()> {
+    let crimes: Vec<_> = ["plugin", "request"]
+        .into_iter()
+        .flat_map(|isolation| crimes.iter().map(move |crime| (isolation, crime)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(String::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((isolation, crime)) =
+                    crimes.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let Err(error) = commit(crime, isolation) else {
+                        continue;
+                    };
+                    let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Writing to a string does not fail.
+                    let _ = writeln!(
+                        failures,
+                        "{}, isolation {isolation}: {error:#}\n",
+                        crime.name
+                    );
+                }
+            });
+        }
+    });
+    let failures = failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
 }
 
 /// A guest from its own text: the prelude before it, and an innocent callback for each that it does not have.
@@ -262,13 +279,14 @@ pub(crate) fn guest(imports: &str, text: &str) -> Result<Vec<u8>> {
 }
 
 /// Lets a guest commit its crime in a running proxy, and looks at what becomes of the proxy.
-pub(crate) fn commit(
-    name: &str,
-    module: &[u8],
-    verdict: Verdict,
-    counted: bool,
-    isolation: &str,
-) -> Result<()> {
+fn commit(crime: &Crime, isolation: &str) -> Result<()> {
+    let Crime {
+        name,
+        module,
+        verdict,
+        counted,
+    } = crime;
+    let (verdict, counted) = (*verdict, *counted);
     let folder = tempfile::tempdir()?;
     let path = folder.path().join(format!("{name}.wasm"));
     fs::write(&path, module)?;
@@ -287,19 +305,19 @@ pub(crate) fn commit(
             expect_200(route, "/", "in a vm that is kept")?;
         }
         for round in 1..=3 {
-            let crime = std::thread::spawn(move || {
+            let asked = std::thread::spawn(move || {
                 let mut connection = Route::plain(address).open()?;
-                crime(&mut connection, verdict)
+                ask(&mut connection, verdict)
             });
             for _ in 0..5 {
                 expect_200(route, "/free", "of another route during the crime")?;
             }
-            let answer = crime
+            let answer = asked
                 .join()
                 .map_err(|_| anyhow::anyhow!("the client panicked"))?;
             judge(verdict, answer).with_context(|| format!("crime {round}"))?;
             // Where nobody asks for it, ticks do the crime, and may hit this request too.
-            if name != "trap-in-tick" && name != "flood-ticks" {
+            if !["trap-in-tick", "flood-ticks"].contains(&&**name) {
                 expect_200(route, "/", "after the crime")?;
             }
         }
@@ -384,7 +402,7 @@ fn expect_200(route: Route<'_>, path: &str, when: &str) -> Result<()> {
 }
 
 /// Sends the request that asks for the crime, with a body and trailers.
-fn crime(connection: &mut Connection, verdict: Verdict) -> Result<Answer> {
+fn ask(connection: &mut Connection, verdict: Verdict) -> Result<Answer> {
     connection.write(
         b"POST /crime HTTP/1.1\r\nhost: example.test\r\nx-crime: 1\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n\
           4\r\nbody\r\n0\r\nx-sum: 1\r\n\r\n",

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use crate::hostile::Verdict::Passes;
-use crate::hostile::{commit, guest, note};
+use crate::hostile::{Crime, commit_all, guest};
 
 /// Every hostcall of ABI 0.2.1 by its parameters: `i` for i32, `l` for i64.
 pub(crate) const HOSTCALLS: &[(&str, &str)] = &[
@@ -112,7 +112,7 @@ fn wild_pointers_in_every_hostcall() -> Result<()> {
             }
         }
     }
-    let mut failures = String::new();
+    let mut crimes = Vec::new();
     for callback in [
         "proxy_on_request_headers",
         "proxy_on_request_body",
@@ -131,12 +131,12 @@ fn wild_pointers_in_every_hostcall() -> Result<()> {
             "wild-pointers-in-{}",
             callback.trim_start_matches("proxy_on_").replace('_', "-")
         );
-        note(
-            &mut failures,
-            &name,
-            commit(&name, &guest(&imports, &text)?, Passes, false, "plugin"),
-        );
+        crimes.push(Crime {
+            module: guest(&imports, &text)?,
+            name,
+            verdict: Passes,
+            counted: false,
+        });
     }
-    assert!(failures.is_empty(), "{failures}");
-    Ok(())
+    commit_all(&crimes)
 }
