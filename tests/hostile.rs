@@ -226,8 +226,10 @@ fn a_reply_from_where_none_is_due() -> Result<()> {
     commit_all(&crimes)
 }
 
-/// Lets each guest commit its crime, in a VM that lasts and in those of single requests.
+/// Lets each guest commit its crime, in a VM that lasts and in those of single requests. One test after the other does.
 pub(crate) fn commit_all(crimes: &[Crime]) -> Result<()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let crimes: Vec<_> = ["plugin", "request"]
         .into_iter()
         .flat_map(|isolation| crimes.iter().map(move |crime| (isolation, crime)))

@@ -182,13 +182,16 @@ fn a_proxy_leads_to_a_registry() -> Result<()> {
     );
     for (value, words) in [
         (
-            format!("http://me:wrong@{proxy}"),
-            format!("{host}: the proxy {proxy}: 407: it wants USER:PASSWORD@"),
+            format!("http://me:not-s3cret@{proxy}"),
+            format!("{host}: the proxy {proxy} (HTTPS_PROXY): 407: it wants USER:PASSWORD@"),
         ),
-        (proxy.to_string(), format!("the proxy {proxy}: 407")),
+        (
+            proxy.to_string(),
+            format!("the proxy {proxy} (HTTPS_PROXY): 407"),
+        ),
         (
             "http://127.0.0.1:1".into(),
-            "the proxy 127.0.0.1:1: Connection refused".into(),
+            "the proxy 127.0.0.1:1 (HTTPS_PROXY): Connection refused".into(),
         ),
         (
             "socks5://me:s3cret@127.0.0.1:1".into(),

@@ -53,6 +53,8 @@ fn phases(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, chain: &Chain, t
         stream.response_headers(true);
         stream
     };
+    // A refusal would be timed as a phase of what passes.
+    assert_eq!(pass(chain, traffic.exchange()), 200, "{name} refuses");
     group.bench_function(format!("{name}, request headers"), |bencher| {
         bencher.iter_batched(|| traffic.exchange(), asked, WARM);
     });
@@ -195,7 +197,12 @@ fn main() -> anyhow::Result<()> {
     });
     group.finish();
     let mut group = criterion.benchmark_group("phase in the VM");
-    phases(&mut group, "no filter", &Chain::new(Vec::new()), &plain);
+    phases(
+        &mut group,
+        "no filter",
+        &Chain::new(Vec::new()),
+        &with_token,
+    );
     for (control, configuration) in four {
         let chain = bed.chain(control, configuration)?;
         phases(&mut group, control, &chain, &with_token);

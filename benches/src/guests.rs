@@ -77,7 +77,7 @@ impl Call {
     }
 }
 
-/// The hostcalls that are measured one by one: all that a plugin may make while it decides on a request and that need neither a network nor a decision's end.
+/// The hostcalls that are measured one by one: most of those that a plugin may make while it decides on a request, and that need no network.
 pub const CALLS: &[Call] = &[
     call(
         "clock",

@@ -136,7 +136,7 @@ pub const RATIOS: [Ratio; 25] = {
         )
         .aim(AtMost(0.3))
         .obstacle(
-            "at this rate ours is idle half of the time, and 10 µs a request go to waking the processor of client and upstream, 14 to caches that went cold: nginx without a filter is at 0.36; see the same at saturation",
+            "at this rate ours is idle half of the time, and 12 µs a request go to waking the processor of client and upstream, 14 to caches that went cold: nginx without a filter is at 0.36; see the same at saturation",
         ),
         ratio(
             "cpu_four_vs_envoy_native",
@@ -177,7 +177,7 @@ pub const RATIOS: [Ratio; 25] = {
         )
         .aim(AtMost(1.15))
         .obstacle(
-            "guest code is a sixth of a request, flat over some hundred functions; the runtime and wasmtime are a tenth, a longer head the rest",
+            "a quarter of what they add is guest code, an eighth the kernel, the rest the runtime, wasmtime and header maps, flat over some hundred functions",
         ),
         ratio(
             "cpu_policy_module_over_plain",

@@ -15,7 +15,7 @@ use crate::measurement::{Baseline, Budget, Comparison, Measurement, Measuring, h
 /// Builds the control as `portcullis build` does, and asks each exchange of each case thousands of times in this host, in process and without a
 /// socket, as `portcullis test` asks it once; for the steps after a case's first, a fresh plugin is first asked what stands before them (so a refusal
 /// beyond a rate limit is measured after the requests that spend it). If cases have `benchmark: true`, only these. A case that does not hold is not
-/// measured, nor is a step whose answer soon becomes another when it is asked again.
+/// measured, nor is a step whose status soon becomes another when it is asked again.
 ///
 /// Told of each case: how long all callbacks of an exchange took together, and each of them (median, 90th and 99th of a hundred, the longest, in µs;
 /// hostcalls included, the time for the clock taken off), which hostcalls they made, what memory was asked for to hand values over, and the guest's
@@ -36,7 +36,7 @@ pub(super) struct Bench {
     #[command(flatten)]
     subject: Subject,
 
-    /// How often each is asked; a case ends after 10 s at the latest
+    /// How often each is asked; a step ends after 10 s at the latest, for times and for counts each
     #[arg(long, value_name = "COUNT", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     exchanges: u32,
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
 
-use super::report::Measurement;
+use super::report::{Measurement, Row};
 
 /// A measurement that was saved.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ impl Baseline {
             "the baseline is of {before:?}, and this is {after:?}"
         );
         let changes = now.measured.iter().filter_map(|row| {
-            let before = self.0.measured.iter().find(|it| it.case == row.case)?;
+            // With another status it is another exchange: a step was put before it, say.
+            let is_same = |it: &&Row| it.case == row.case && it.status == row.status;
+            let before = self.0.measured.iter().find(is_same)?;
             Some(Change {
                 case: row.case.clone(),
                 time: ratio(row.exchange.p50_us, before.exchange.p50_us),

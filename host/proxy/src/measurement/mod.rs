@@ -34,8 +34,10 @@ use report::{NotMeasured, Row};
 const WARM_UP: u32 = 200;
 /// Exchanges whose operators are counted: random bytes differ among them.
 const COUNTED: u32 = 50;
-/// A case that takes longer ends early.
-const CASE_MAX: Duration = Duration::from_secs(10);
+/// A step that takes longer ends early, what stands before it and the warm-up included.
+const STEP_MAX: Duration = Duration::from_secs(10);
+/// And so long at most it is warmed up.
+const WARM_UP_MAX: Duration = Duration::from_secs(2);
 
 /// What to measure.
 #[derive(Debug)]
@@ -147,14 +149,21 @@ fn asked(
     exchanges: u32,
 ) -> Result<Run, String> {
     let run = here.on_stage(case, |stage, questions| {
+        let began = Instant::now();
         for (earlier, question) in case.steps.iter().zip(questions).take(step) {
             for _ in 0..earlier.repeat {
                 answered(stage, question)?;
+                if began.elapsed() > STEP_MAX {
+                    return Err("the steps before it take longer than 10 s".into());
+                }
             }
         }
-        match questions.get(step) {
-            Some(question) => repeated(stage, question, what, exchanges),
-            None => Err("it has no such step".into()),
+        match (case.steps.get(step), questions.get(step)) {
+            (Some(step), Some(question)) => {
+                let due = step.expect.status;
+                repeated(stage, (question, due), what, exchanges, began)
+            }
+            _ => Err("it has no such step".into()),
         }
     });
     run.unwrap_or_else(|miss| match miss {
@@ -164,40 +173,46 @@ fn asked(
 
 fn repeated(
     stage: &Stage<'_>,
-    question: &Question,
+    (question, due): (&Question, Option<u16>),
     what: What,
     exchanges: u32,
+    begun: Instant,
 ) -> Result<Run, String> {
     let status = answered(stage, question)?;
-    for asked in 1..WARM_UP.min(exchanges) {
+    if let Some(due) = due.filter(|due| *due != status) {
+        return Err(format!("it answers {status}, and the case expects {due}"));
+    }
+    let mut warmed_up = 1;
+    while warmed_up < WARM_UP.min(exchanges) && begun.elapsed() < WARM_UP_MAX {
         let now = answered(stage, question)?;
         if now != status {
             return Err(format!(
-                "its answer {status} becomes {now} after {asked} exchanges: too few to measure"
+                "its answer {status} becomes {now} after {warmed_up} exchanges: too few to measure"
             ));
         }
+        warmed_up += 1;
     }
     let recording = Rc::new(Recording::new(what));
     if !stage.record(&recording) {
         return Err("no VM of it stands".into());
     }
-    let (began, mut done, mut note) = (Instant::now(), 0, None);
+    let (mut done, mut note) = (0, None);
     while done < exchanges {
         let now = answered(stage, question)?;
         if now != status {
             recording.forget_exchange();
             note = Some(format!(
                 "its answer became {now} after {} exchanges: only those before are measured",
-                done + WARM_UP.min(exchanges)
+                done + warmed_up
             ));
             break;
         }
         recording.end_exchange();
         done += 1;
-        if began.elapsed() > CASE_MAX {
+        if begun.elapsed() > STEP_MAX {
             note = Some(format!(
                 "ended after {} s with {done} exchanges",
-                CASE_MAX.as_secs()
+                STEP_MAX.as_secs()
             ));
             break;
         }

@@ -94,9 +94,7 @@ impl Dialler {
     async fn reach(&self, url: &Url) -> Result<Box<dyn Duplex>, String> {
         let named = |error: String| format!("{}: {error}", url.authority());
         if let Some(proxy) = self.proxies.to(url).map_err(named)? {
-            let tunnel = timeout(REGISTRY_CONNECT_TIMEOUT, tunnel(&proxy, url, &self.tls));
-            let opened = tunnel.await.map_err(|_| "no tunnel in time".to_owned());
-            return opened.flatten().map_err(named);
+            return tunnel(&proxy, url, &self.tls).await.map_err(named);
         }
         let stream = dial(&url.host, url.port).await;
         let stream = stream.map_err(|error| named(error.to_string()))?;
@@ -191,7 +189,7 @@ async fn read(answer: Response<Incoming>, bytes_max: u64) -> Result<Answer, Stri
 }
 
 /// hyper keeps the reason in what it wraps.
-fn describe(error: &hyper::Error) -> String {
+pub(super) fn describe(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {

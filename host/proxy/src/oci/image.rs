@@ -34,6 +34,9 @@ const WASM_LAYERS: &[&str] = &[
 /// The file in the layer (spec-compat.md).
 const FILE: &str = "plugin.wasm";
 
+/// Images of an index that a message lists.
+const LISTED_MAX: usize = 3;
+
 /// What a layer may be larger by than the module in it: headers of tar and gzip.
 const PACKING_BYTES_MAX: u64 = 1 << 20;
 
@@ -83,7 +86,7 @@ impl Descriptor {
     pub(super) fn sha256(&self) -> Result<&str, String> {
         let hex = self.digest.strip_prefix("sha256:");
         hex.filter(|hex| is_digest(hex))
-            .ok_or_else(|| "its manifest names a layer by something else than SHA-256".to_owned())
+            .ok_or_else(|| "its manifest names a blob by something else than SHA-256".to_owned())
     }
 
     /// In bytes, as the manifest says.
@@ -177,7 +180,8 @@ pub(super) fn in_index(manifest: &[u8]) -> Result<Option<Descriptor>, String> {
             manifests: Some(_),
             layers: Some(_),
         }) => return Err("its manifest is of an image and of an index of images at once".into()),
-        _ => return Ok(None),
+        Ok(_) => return Ok(None),
+        Err(error) => return Err(format!("its manifest is none of an image: {error}")),
     }
     let Index { manifests } = serde_json::from_slice(manifest)
         .map_err(|error| format!("its manifest is none of an index: {error}"))?;
@@ -201,11 +205,27 @@ pub(super) fn in_index(manifest: &[u8]) -> Result<Option<Descriptor>, String> {
             only.descriptor.sha256()?;
             Ok(Some(only.descriptor.clone()))
         }
-        (all, wasm) => Err(format!(
-            "it is an index of {} images, {} of them for Wasm: name the digest of one of them",
-            all.len(),
-            wasm.len()
-        )),
+        (all, wasm) => {
+            let listed = all.iter().map(|it| {
+                let Descriptor { digest, .. } = &it.descriptor;
+                format!("{} {digest}", architecture(it))
+            });
+            let listed: Vec<_> = listed.take(LISTED_MAX).collect();
+            Err(format!(
+                "it is an index of {} images, {} of them for Wasm: name the digest of one of them [{}]",
+                all.len(),
+                wasm.len(),
+                shortened(&listed.join(", "))
+            ))
+        }
+    }
+}
+
+/// What an index names must be an image.
+pub(super) fn no_index(manifest: &[u8]) -> Result<(), String> {
+    match in_index(manifest)? {
+        None => Ok(()),
+        Some(_) => Err("it is an index in an index: name the digest of its image".into()),
     }
 }
 
@@ -428,7 +448,13 @@ mod tests {
         bare.as_object_mut().unwrap().remove("platform");
         assert_eq!(taken(json!([bare])), 'a');
         assert!(in_index(&image().manifest).unwrap().is_none());
-        assert!(in_index(b"no JSON").unwrap().is_none());
+        for twice in [
+            "no JSON",
+            r#"{"manifests": [], "manifests": [], "layers": []}"#,
+        ] {
+            let reason = in_index(twice.as_bytes()).expect_err(twice);
+            assert!(reason.contains("none of an image"), "{reason}");
+        }
         let mut weak = wasm.clone();
         weak["digest"] = "md5:12".into();
         for (manifests, words) in [
@@ -449,6 +475,9 @@ mod tests {
             let reason = index(manifests).expect_err(words);
             assert!(reason.contains(words), "{words}: {reason}");
         }
+        let inner = json!({"schemaVersion": 2, "manifests": [wasm]}).to_string();
+        let reason = no_index(inner.as_bytes()).expect_err("an index");
+        assert!(reason.contains("an index in an index"), "{reason}");
         let both = json!({"schemaVersion": 2, "manifests": [wasm], "layers": []});
         let reason = in_index(both.to_string().as_bytes()).expect_err("both");
         assert!(reason.contains("at once"), "{reason}");

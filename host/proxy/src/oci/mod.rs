@@ -1,7 +1,7 @@
 //! Modules as OCI images: pulled by digest for a policy, pushed by `portcullis push`.
 //!
-//! Trust comes from the digest alone: it names the manifest, the manifest names the layer, and both are checked wherever they come from, registry
-//! or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a restart nor a reload
+//! Trust comes from the digest alone: it names the manifest (or an index, which names it), the manifest names the layer, and all are checked wherever
+//! they come from, registry or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a restart nor a reload
 //! asks a registry again; the files of modules in use are never evicted. A pull runs on a thread of its own; a proxy that reloads goes on serving meanwhile.
 //!
 //! The client is our own on hyper and rustls, which are here anyway: the crate `oci-client` reads manifests, tokens and errors without a bound, so a
@@ -97,6 +97,7 @@ fn pull(
         if let Some(inner) = inner {
             let name = format!("sha256:{}", inner.sha256()?);
             let (manifest, digest) = registry.manifest(&name).await?;
+            image::no_index(&manifest)?;
             manifests.push((digest, manifest));
         }
         let innermost = manifests.last().map_or(&[][..], |(_, manifest)| manifest);
@@ -125,6 +126,7 @@ fn cached(cache: &DiskCache, pinned: &str, module_bytes_max: u64) -> Option<Pull
     let mut files = vec![file];
     if let Some(inner) = image::in_index(&manifest).ok()? {
         let (found, file) = read(inner.sha256().ok()?)?;
+        image::no_index(&found).ok()?;
         manifest = found;
         files.push(file);
     }
