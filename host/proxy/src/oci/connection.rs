@@ -11,6 +11,7 @@ use http::header::HOST;
 use http::{HeaderValue, Request, Response, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -146,17 +147,25 @@ fn is_not_tls(error: &io::Error) -> bool {
     }
 }
 
+/// HTTP/1.1 on a connection, with a bound on the head of what is answered.
+pub(super) async fn handshake<B>(
+    stream: impl Duplex,
+) -> Result<(SendRequest<B>, Connection<TokioIo<impl Duplex>, B>), String>
+where
+    B: hyper::body::Body<Data: Send, Error: std::error::Error + Send + Sync> + 'static,
+{
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_buf_size(RESPONSE_HEAD_BYTES_MAX);
+    let shaken = builder.handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|error| describe(&error))
+}
+
 async fn converse(
     stream: impl Duplex,
     request: Request<Full<Bytes>>,
     bytes_max: u64,
 ) -> Result<Answer, String> {
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(RESPONSE_HEAD_BYTES_MAX);
-    let (mut sender, connection) = builder
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| describe(&error))?;
+    let (mut sender, connection) = handshake(stream).await?;
     // Whatever breaks it, the answer does not come.
     let driver = tokio::spawn(connection);
     let answer = async {

@@ -12,9 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::limits::{REGISTRY_CONNECT_TIMEOUT, RESPONSE_HEAD_BYTES_MAX};
+use crate::limits::REGISTRY_CONNECT_TIMEOUT;
 
-use super::connection::{Duplex, describe, dial, encrypt};
+use super::connection::{Duplex, describe, dial, encrypt, handshake};
 use super::url::{Scheme, Url, is_loopback};
 
 /// Which proxy is for whom.
@@ -173,12 +173,7 @@ async fn connect(
         let headers = request.headers_mut();
         headers.insert(PROXY_AUTHORIZATION, authorization.clone());
     }
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(RESPONSE_HEAD_BYTES_MAX);
-    let (mut sender, connection) = builder
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| describe(&error))?;
+    let (mut sender, connection) = handshake(stream).await?;
     tokio::spawn(connection.with_upgrades());
     let answer = sender.send_request(request).await;
     let answer = answer.map_err(|error| describe(&error))?;
