@@ -136,7 +136,7 @@ pub const RATIOS: [Ratio; 25] = {
         )
         .aim(AtMost(0.3))
         .obstacle(
-            "at this rate ours is idle half of the time, and 12 µs a request go to waking the processor of client and upstream, 14 to caches that went cold: nginx without a filter is at 0.36; see the same at saturation",
+            "at this rate ours is idle half of the time, and 12 µs a request more go to waking the processor of client and upstream, 14 to user code that runs half as fast after each sleep: nginx without a filter is at 0.36; see the same at saturation",
         ),
         ratio(
             "cpu_four_vs_envoy_native",
@@ -146,7 +146,7 @@ pub const RATIOS: [Ratio; 25] = {
         )
         .aim(AtMost(0.5))
         .obstacle(
-            "as against Envoy Wasm: what waking and cold caches cost at this rate is the same for both, and more than half of ours; see the same at saturation",
+            "as against Envoy Wasm: what idling costs at this rate is the same for both, and more than half of ours; see the same at saturation",
         ),
         ratio(
             "rps_four_vs_envoy_wasm",

@@ -1,8 +1,9 @@
 //! What a control's cases cost on its finished module: what `portcullis bench` does.
 //!
 //! Each exchange of a case is asked again and again of one plugin, in the runtime's own chain and without a socket ([`crate::explain`]), as
-//! `portcullis test` asks it once; before the second and those after it, a fresh plugin is asked what the case asks before them. Measured is the time inside of the plugin's callbacks, hostcalls included, less what the clock itself takes:
-//! what a request pays for the plugin, and nothing that it pays anyway. Between two exchanges other work of this host runs, as in a proxy.
+//! `portcullis test` asks it once; before the second and those after it, a fresh plugin is asked what the case asks before them. Measured is the time
+//! inside of the plugin's callbacks, hostcalls included, less what the clock itself takes: what a request pays for the plugin, and nothing that it pays
+//! anyway. Between two exchanges other work of this host runs, as in a proxy.
 //!
 //! Wasm operators, hostcalls and allocations are counted in a second pass, by an engine that counts operators, with random bytes that repeat: the same
 //! on every machine, and at every hour.

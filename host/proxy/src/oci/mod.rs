@@ -1,8 +1,9 @@
 //! Modules as OCI images: pulled by digest for a policy, pushed by `portcullis push`.
 //!
 //! Trust comes from the digest alone: it names the manifest (or an index, which names it), the manifest names the layer, and all are checked wherever
-//! they come from, registry or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a restart nor a reload
-//! asks a registry again; the files of modules in use are never evicted. A pull runs on a thread of its own; a proxy that reloads goes on serving meanwhile.
+//! they come from, registry or cache. What has been pulled is kept in the module cache and, for as long as the process runs, in memory, so that neither a
+//! restart nor a reload asks a registry again; the files of modules in use are never evicted. A pull runs on a thread of its own; a proxy that reloads
+//! goes on serving meanwhile.
 //!
 //! The client is our own on hyper and rustls, which are here anyway: the crate `oci-client` reads manifests, tokens and errors without a bound, so a
 //! registry could fill the memory of a proxy that reloads.
